@@ -1,0 +1,323 @@
+"""Every config key: its type, its default, its meaning.
+
+This file is the only list of keys. The decoder reads types and ranges from it, `docs/config-keys.md` is made from
+it, and a key without a `doc` cannot be written, because `key` asks for one. It decides nothing about how keys
+depend on each other: `check.py` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+GROUPS = ("model", "parallelism", "data", "stage", "launch", "scale")
+SECTIONS = ("run", "checkpointing", "logging", "evaluate")
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class KeyInfo:
+    """What the schema says of one key beyond its type.
+
+    Attributes:
+        doc: one sentence for the user, with the unit.
+        minimum: smallest allowed number; exclusive when `is_minimum_exclusive`.
+        maximum: largest allowed number.
+        example: a value that works, for `fix:` lines when there is no usable default.
+    """
+
+    doc: str
+    minimum: float | None = None
+    maximum: float | None = None
+    is_minimum_exclusive: bool = False
+    example: Any = None
+
+
+def key(
+    default: Any,
+    doc: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+    example: Any = None,
+) -> Any:
+    """A documented dataclass field; `above` is an exclusive lower bound."""
+    info = KeyInfo(
+        doc=doc,
+        minimum=minimum if above is None else above,
+        maximum=maximum,
+        is_minimum_exclusive=above is not None,
+        example=example,
+    )
+    if callable(default):
+        return field(default_factory=default, metadata={"info": info})
+    return field(default=default, metadata={"info": info})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model: its family, its weights, its shape, its tokenizer."""
+
+    family: str | None = key(
+        None, "Model family, a file of `src/vlmforge/models`; null: named by the `model_type` of `pretrained`."
+    )
+    pretrained: str | None = key(
+        None, "Hub id or folder that weights, tokenizer and shape come from; null: none.", example="runs/my-run/export"
+    )
+    init: Literal["pretrained", "random"] = key(
+        "pretrained", "Where the first weights come from: read from `pretrained`, or drawn from `run.seed`."
+    )
+    dtype: Dtype = key("float32", "Type in which weights are stored and updated by the optimizer.")
+    config: Mapping[str, Any] = key(
+        dict, "Shape of the model in Hugging Face's field names, for example `num_hidden_layers`."
+    )
+    tokenizer: str | None = key(
+        None, "Hub id or folder of the tokenizer, or `builtin:bytes`; null: the one of `pretrained`."
+    )
+    chat_template: str | None = key(
+        None, "Path of a Jinja chat template, or `builtin:chatml`; null: the tokenizer's own."
+    )
+    attention: Literal["varlen", "sdpa", "eager"] = key(
+        "varlen",
+        "Attention: `varlen` looks at each sample of a packed row alone; `sdpa` and `eager` mask the whole row.",
+    )
+    trust_remote_code: bool = key(
+        False, "Run Python code that comes with `pretrained`; counts on the command line only."
+    )
+
+
+@dataclass(frozen=True)
+class ParallelismConfig:
+    """How many processes share the work, and in which precision they compute."""
+
+    dp_replicate: int = key(1, "Number of copies of the sharded model (HSDP); gradients are averaged over them.", minimum=1)
+    dp_shard: int = key(
+        -1, "Number of ranks that weights, gradients and optimizer are sharded over (FSDP2); -1: all that are left.",
+        minimum=-1, example=1,
+    )
+    tp: int = key(1, "Tensor-parallel ranks.", minimum=1)
+    cp: int = key(1, "Context-parallel ranks: one sequence over several ranks.", minimum=1)
+    cp_style: Literal["ulysses"] = key("ulysses", "How `cp` exchanges data: all-to-all between sequence and heads.")
+    ep: int = key(1, "Expert-parallel ranks; divides dp_shard x cp x tp and adds no ranks.", minimum=1)
+    pp: int = key(1, "Pipeline stages.", minimum=1)
+    param_dtype: Dtype = key("bfloat16", "Type in which forward and backward are computed.")
+    reduce_dtype: Dtype = key("float32", "Type in which gradients are summed over ranks.")
+    recompute: Literal["none", "selective", "full"] = key(
+        "none",
+        "Activations computed again in the backward pass to save memory: none, all but matrix products and "
+        "attention, or every layer.",
+    )
+    compile: bool = key(False, "Compile each layer with torch.compile.")
+    cpu_offload: bool = key(False, "Keep sharded weights and optimizer in CPU memory.")
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One source of a blend."""
+
+    path: tuple[str, ...] = key(
+        tuple, "File or list of files (.jsonl, .parquet), a `datasets` folder or hub id, or `builtin:<name>`.",
+        example="data/train.jsonl",
+    )
+    format: str = key("", "How a row becomes a sample: text, messages or prompt_response.", example="messages")
+    name: str | None = key(None, "Name in logs, ledger and sample ids; null: the file's stem.")
+    split: str | None = key(None, "Split of a `datasets` folder or hub id.", example="train")
+    rows: tuple[int, int] | None = key(None, "Use rows [start, stop) only.", example=[0, 1000])
+    weight: float | None = key(
+        None, "Share of the samples drawn from this source, relative to the others; null: as many as it has rows.",
+        above=0, example=1.0,
+    )
+    columns: Mapping[str, str] = key(
+        dict, "Where the format's fields are, dotted for nested columns, for example `prompt: extra_info.question`."
+    )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on, in which order, and what happens to samples that do not fit."""
+
+    train: tuple[SourceConfig, ...] = key(tuple, "Sources to train on.")
+    validation: tuple[SourceConfig, ...] = key(tuple, "Sources for validation loss and tasks, read in file order.")
+    shuffle: bool = key(True, "Shuffle every epoch; false: file order, sources one after the other.")
+    seed: int = key(0, "Seed of the order of samples.", minimum=0)
+    num_workers: int = key(0, "Processes that prepare samples; 0: the training process itself.", minimum=0)
+    on_too_long: Literal["error", "drop", "truncate"] = key(
+        "error", "A sample longer than `stage.seq_len`: stop, leave it out (counted), or cut its end (counted)."
+    )
+    on_bad_sample: Literal["error", "skip"] = key(
+        "error", "A sample that cannot be read or has no label: stop, or leave it out (counted)."
+    )
+    max_bad_ratio: float = key(
+        0.01, "With on_bad_sample=skip: stop when more than this share of the samples is bad.", minimum=0, maximum=1
+    )
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """LoRA (Hu et al. 2021, arXiv:2106.09685), as peft builds it."""
+
+    rank: int = key(16, "Rank of the two low-rank matrices.", minimum=1)
+    alpha: float = key(32.0, "Scale: the update is multiplied by alpha / rank.", above=0)
+    dropout: float = key(0.0, "Dropout on the adapter's input.", minimum=0, maximum=1)
+    target_modules: str | tuple[str, ...] = key(
+        "all-linear", "Names of linear modules that get an adapter; `all-linear`: all but the output head."
+    )
+    path: str | None = key(None, "PEFT folder to start from; null: a new adapter.", example="runs/my-lora/export")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The update rule."""
+
+    name: Literal["adamw"] = key("adamw", "Optimizer.")
+    lr: float = key(1e-5, "Peak learning rate.", above=0)
+    betas: tuple[float, float] = key((0.9, 0.95), "Decay rates of AdamW's two moments.", minimum=0, maximum=1)
+    eps: float = key(1e-8, "Added to the denominator of AdamW.", above=0)
+    weight_decay: float = key(0.01, "Decoupled weight decay.", minimum=0)
+    decay: Literal["all", "matrices"] = key(
+        "all", "What decays: every parameter, or only those of two or more dims (no norms, no biases)."
+    )
+    max_grad_norm: float | None = key(
+        1.0, "Clip the global gradient norm to this; null: no clipping.", above=0, example=1.0
+    )
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate over steps; the first update uses the factor of step 0."""
+
+    name: Literal["constant", "linear", "cosine", "wsd"] = key(
+        "cosine",
+        "Shape after warm-up: constant; linear or cosine decay; wsd holds for 90% of the rest and decays by cosine.",
+    )
+    warmup_steps: int | None = key(None, "Steps of linear warm-up from 0.", minimum=0, example=10)
+    warmup_samples: int | None = key(None, "Warm-up counted in samples (rows).", minimum=0, example=10000)
+    warmup_ratio: float | None = key(None, "Warm-up as a share of all steps.", minimum=0, maximum=1, example=0.1)
+    decay_steps: int | None = key(None, "Step at which the decay has ended; null: the last step.", minimum=1, example=100)
+    decay_samples: int | None = key(None, "The same counted in samples (rows).", minimum=1, example=100000)
+    min_lr_ratio: float = key(0.0, "Lowest learning rate, as a share of the peak.", minimum=0, maximum=1)
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How text is generated."""
+
+    max_new_tokens: int = key(256, "Most tokens to generate for a prompt.", minimum=1)
+    temperature: float = key(0.0, "Sampling temperature; 0: always the likeliest token.", minimum=0)
+    top_p: float = key(1.0, "Sample from the likeliest tokens that hold this probability.", above=0, maximum=1)
+    top_k: int = key(0, "Sample from this many likeliest tokens; 0: all.", minimum=0)
+    seed: int = key(0, "Seed of the sampling.", minimum=0)
+    batch_size: int = key(8, "Prompts generated at once.", minimum=1)
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """What is done with the model: objective, batch, length, optimizer."""
+
+    kind: Literal["pretrain", "sft", "lora", "generate"] = key("sft", "What this stage does.")
+    labels: Literal["all", "assistant"] = key(
+        "assistant", "Tokens that are trained: all, or the assistant's turns with their end marker."
+    )
+    trainable: tuple[str, ...] | None = key(
+        None, "Module groups trained in full; null: all of them, or none with an adapter.", example=["language_model"]
+    )
+    adapter: AdapterConfig | None = key(None, "LoRA on the groups that are not in `trainable`; null: none.")
+    seq_len: int = key(2048, "Longest sample, and the length of a packed row, in tokens.", minimum=8)
+    packing: Literal["none", "best_fit"] = key(
+        "none", "How samples share rows: not at all, or best-fit within a window of samples."
+    )
+    packing_window: int = key(1024, "Consecutive samples that are packed together.", minimum=1)
+    micro_batch_size: int = key(1, "Rows per data rank per forward.", minimum=1)
+    global_batch_size: int = key(8, "Rows per optimizer step, over all ranks.", minimum=1)
+    max_steps: int | None = key(None, "Stop after this many optimizer steps.", minimum=1, example=100)
+    max_epochs: float | None = key(
+        None, "Stop after this many passes over the training data; with max_steps the sooner counts.",
+        above=0, example=1,
+    )
+    optimizer: OptimizerConfig = key(OptimizerConfig, "The update rule.")
+    schedule: ScheduleConfig = key(ScheduleConfig, "The learning rate over steps.")
+    generation: GenerationConfig = key(GenerationConfig, "How text is generated, by `generate` and by tasks.")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where a run lives and how it is seeded."""
+
+    name: str | None = key(None, "Name of the run folder; null: the recipe's name with `/` as `-`.", example="my-run")
+    output_dir: str = key("runs", "Folder that holds the run folders.")
+    seed: int = key(0, "Seed of random weights and of dropout.", minimum=0)
+    deterministic: bool = key(False, "Only deterministic kernels; on CUDA slower.")
+    stop_after_steps: int | None = key(
+        None, "Save and stop after this step, with the schedule of the whole run.", minimum=1, example=10
+    )
+
+
+@dataclass(frozen=True)
+class CheckpointingConfig:
+    """When state is saved, kept and exported."""
+
+    every_steps: int | None = key(None, "Save every N steps, besides the last; null: the last only.", minimum=1, example=100)
+    keep_last: int = key(2, "Checkpoints kept; older ones are deleted after a newer one is complete.", minimum=1)
+    async_save: bool = key(False, "Write checkpoints while training goes on.")
+    resume: str = key("auto", "`auto`: go on where the run folder stopped; `never`: refuse a folder that exists; or a step folder.")
+    export: Literal["last", "never"] | int = key(
+        "last", "Write `export/` at the end, never, or also every N steps.", minimum=1
+    )
+
+
+@dataclass(frozen=True)
+class LoggingConfig:
+    """What is shown and recorded."""
+
+    every_steps: int = key(1, "Print a line every N steps; metrics.jsonl has every step.", minimum=1)
+    sample_ids: bool = key(False, "Write the sample ids of every step to batches.jsonl.")
+    trackers: tuple[str, ...] | None = key(
+        None, "Trackers, of tensorboard and wandb; null: tensorboard where it is installed.", example=["tensorboard"]
+    )
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Measurements on held-out data."""
+
+    tasks: tuple[str, ...] = key(tuple, "Tasks scored on `data.validation` after training.", example=["exact_match"])
+    limit: int | None = key(None, "Use the first N validation samples for tasks; null: all.", minimum=1, example=50)
+    before: bool = key(False, "Measure validation loss and tasks before the first step too.")
+    every_steps: int | None = key(None, "Measure validation loss every N steps, besides the end.", minimum=1, example=100)
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """How the ranks are started."""
+
+    kind: Literal["local"] = key("local", "Who starts the ranks; chosen as a group, `launch=local`.")
+    num_nodes: int | None = key(None, "Machines.", minimum=1, example=1)
+    processes_per_node: int | None = key(None, "Ranks on each machine.", minimum=1, example=8)
+    device: Literal["auto", "cpu", "cuda"] = key("auto", "Where tensors live; auto: cuda where there is one.")
+    timeout_seconds: float = key(1800.0, "Longest wait of one rank for the others.", above=0)
+
+
+@dataclass(frozen=True)
+class ScaleConfig:
+    """Full size, or the same recipe made tiny."""
+
+    name: Literal["full", "tiny"] = key("full", "Chosen as a group, `scale=tiny`.")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole recipe, composed and decoded."""
+
+    model: ModelConfig = key(ModelConfig, "The model.")
+    parallelism: ParallelismConfig = key(ParallelismConfig, "The mesh and the precision.")
+    data: DataConfig = key(DataConfig, "The data.")
+    stage: StageConfig = key(StageConfig, "The training.")
+    run: RunConfig = key(RunConfig, "The run folder.")
+    checkpointing: CheckpointingConfig = key(CheckpointingConfig, "Saving.")
+    logging: LoggingConfig = key(LoggingConfig, "Reporting.")
+    evaluate: EvaluateConfig = key(EvaluateConfig, "Measuring.")
+    launch: LaunchConfig = key(LaunchConfig, "Starting.")
+    scale: ScaleConfig = key(ScaleConfig, "The size.")

@@ -1,0 +1,1 @@
+"""Data formats, one file each: how a raw row becomes a `Sample`."""

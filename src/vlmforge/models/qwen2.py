@@ -1,0 +1,21 @@
+"""Qwen2 and Qwen2.5: Llama with biases on the query, key and value projections (transformers `Qwen2ForCausalLM`)."""
+
+from vlmforge.models.family import TEXT_FIELDS, TEXT_REQUIRED, TINY_TEXT, Family
+
+QWEN2 = Family(
+    name="qwen2",
+    model_type="qwen2",
+    architecture="Qwen2ForCausalLM",
+    fields={
+        **TEXT_FIELDS,
+        "use_sliding_window": (bool,),
+        "sliding_window": (int, type(None)),
+        "max_window_layers": (int,),
+        "layer_types": (list, type(None)),
+    },
+    required=TEXT_REQUIRED,
+    layers="model.layers",
+    groups={"language_model": ""},
+    tiny=TINY_TEXT,
+    tiny_drops=("layer_types",),
+)
