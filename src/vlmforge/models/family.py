@@ -56,6 +56,8 @@ TEXT_FIELDS: Mapping[str, tuple[type, ...]] = {
     "tie_word_embeddings": (bool,),
     "rope_theta": (float, int),
     "rope_scaling": (dict, NONE),
+    # transformers 5 writes rope_theta and rope_scaling as this one field.
+    "rope_parameters": (dict, NONE),
     "bos_token_id": (int, NONE),
     "eos_token_id": (int, list, NONE),
     "pad_token_id": (int, NONE),

@@ -1,0 +1,172 @@
+"""Sharded tensors on disk, and step folders that are complete or absent.
+
+A step folder holds safetensors files (each rank writes its own shards, through torch's distributed checkpoint) and
+`state.json` with the small values. It is written under another name and renamed when everything is on disk, so a
+crash leaves no half checkpoint. Nothing is ever unpickled. Tensors are found by name: a checkpoint can be read on
+another mesh than the one that wrote it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+
+from vlmforge.errors import CheckpointError, Problem
+
+STATE_FILE = "state.json"
+STEP_PREFIX = "step-"
+
+
+def step_folder(checkpoints: Path, step: int) -> Path:
+    """`checkpoints/step-00000100` for step 100."""
+    return checkpoints / f"{STEP_PREFIX}{step:08d}"
+
+
+def list_steps(checkpoints: Path) -> list[int]:
+    """Steps with a complete checkpoint, ascending."""
+    if not checkpoints.is_dir():
+        return []
+    names = [path.parent.name for path in checkpoints.glob(f"{STEP_PREFIX}*/{STATE_FILE}")]
+    return sorted(int(name.removeprefix(STEP_PREFIX)) for name in names)
+
+
+def save_step(checkpoints: Path, step: int, tensors: Mapping[str, Tensor], small: Mapping[str, Any]) -> Path:
+    """Write one step folder; a collective over all ranks.
+
+    Args:
+        checkpoints: folder of step folders.
+        step: optimizer steps done.
+        tensors: sharded or whole, by names that do not depend on the mesh.
+        small: JSON values; rank 0's are written, last.
+    """
+    target = step_folder(checkpoints, step)
+    partial = checkpoints / f".{target.name}.partial"
+    if _is_main():
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    dist.barrier()
+    write_tensors(partial, tensors)
+    dist.barrier()
+    if _is_main():
+        (partial / STATE_FILE).write_text(json.dumps(dict(small), indent=2))
+        _flush_to_disk(partial)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+    dist.barrier()
+    return target
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The small values of a step folder.
+
+    Raises:
+        CheckpointError: the folder is no complete checkpoint.
+    """
+    try:
+        return json.loads((folder / STATE_FILE).read_text())
+    except (OSError, ValueError) as error:
+        problem = Problem(
+            f"{folder} is no complete checkpoint: {STATE_FILE} cannot be read",
+            str(folder),
+            "give a folder like runs/my-run/checkpoints/step-00000100",
+        )
+        raise CheckpointError(problem) from error
+
+
+def prune(checkpoints: Path, keep_last: int) -> None:
+    """Delete all but the newest `keep_last` checkpoints and what crashed saves left; call it on one rank."""
+    for partial in checkpoints.glob(f".{STEP_PREFIX}*.partial"):
+        shutil.rmtree(partial)
+    for step in list_steps(checkpoints)[:-keep_last]:
+        shutil.rmtree(step_folder(checkpoints, step))
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors, every rank its own shards; a collective."""
+    with _quiet():
+        dcp.save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+
+
+class SafetensorsReader:
+    """Reads folders of safetensors, written by `write_tensors` or by anyone else, into existing tensors."""
+
+    def names(self, folder: Path) -> set[str]:
+        """Names of all tensors in the folder.
+
+        Raises:
+            CheckpointError: there are no safetensors files, or one is damaged.
+        """
+        return set(_shapes(folder))
+
+    def read(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
+        """Fill `tensors` by name, each rank reading its own part; a collective.
+
+        Raises:
+            CheckpointError: a tensor is missing or has another shape.
+        """
+        shapes = _shapes(folder)
+        for name, tensor in tensors.items():
+            if shapes.get(name) != list(tensor.shape):
+                problem = Problem(
+                    f"tensor {name} has shape {shapes.get(name, 'none')} on disk and {list(tensor.shape)} in the model",
+                    str(folder),
+                    "remove the override that changes the model's shape, or give weights of this shape",
+                )
+                raise CheckpointError(problem)
+        with _quiet():
+            dcp.load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)))
+
+
+def _shapes(folder: Path) -> dict[str, list[int]]:
+    """Full shape of every tensor in a folder; shards are put together by their largest end."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        problem = Problem(f"{folder} holds no .safetensors file", str(folder), "give a folder with model.safetensors")
+        raise CheckpointError(problem)
+    shapes: dict[str, list[int]] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                offsets = json.loads((opened.metadata() or {}).get("DCP_SHARDING_INFO", "{}"))
+                for name in opened.keys():  # noqa: SIM118  # an open file, not a dict
+                    shape = opened.get_slice(name).get_shape()
+                    start = offsets.get(name, {}).get("saved_offsets", [0] * len(shape))
+                    end = [a + b for a, b in zip(start, shape, strict=True)]
+                    shapes[name] = [max(pair) for pair in zip(end, shapes.get(name, end), strict=True)]
+        except SafetensorError as error:
+            problem = Problem(f"{file} is damaged: {error}", str(file), "copy or download it again")
+            raise CheckpointError(problem) from error
+    return shapes
+
+
+def _flush_to_disk(folder: Path) -> None:
+    """Ask the system to write a folder's files out: a rename must not come before the content."""
+    for path in folder.iterdir():
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+def _is_main() -> bool:
+    return dist.get_rank() == 0
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings that torch's checkpoint gives in ordinary use."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        yield

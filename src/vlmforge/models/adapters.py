@@ -1,0 +1,107 @@
+"""LoRA adapters, made by peft, put into the model before it is sharded.
+
+Adapters added to a sharded model are plain tensors that FSDP does not know: every rank would train its own. So the
+order is: meta model, adapters, shard, load.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from vlmforge.config.schema import AdapterConfig
+from vlmforge.errors import CheckpointError, ConfigError, Problem
+
+PEFT_PREFIX = "base_model.model."
+
+
+def apply_adapter(model: PreTrainedModel, adapter: AdapterConfig) -> None:
+    """Put LoRA into the target modules of a meta model, in place; its own weights are meta too.
+
+    Raises:
+        ConfigError: `target_modules` names no module of the model.
+    """
+    try:
+        inject_adapter_in_model(lora_config(adapter), model, low_cpu_mem_usage=True)
+    except ValueError as error:
+        names = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)})
+        problem = Problem(
+            f"stage.adapter.target_modules = {adapter.target_modules} matches no linear module",
+            "recipe",
+            f"use all-linear, or names of {', '.join(names)}",
+        )
+        raise ConfigError(problem) from error
+
+
+def lora_config(adapter: AdapterConfig) -> LoraConfig:
+    """The peft configuration of a recipe's adapter."""
+    targets = adapter.target_modules
+    return LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,  # pyright: ignore[reportArgumentType]  # a fraction works, whatever the annotation
+        lora_dropout=adapter.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+    )
+
+
+def is_adapter(parameter_name: str) -> bool:
+    """Whether a parameter of the model belongs to an adapter."""
+    return ".lora_A." in parameter_name or ".lora_B." in parameter_name
+
+
+def init_adapter(module_name: str, module: nn.Module) -> bool:
+    """Initialise one adapter matrix as peft does: A uniform in Kaiming's sense, B zero.
+
+    Returns:
+        Whether the module was part of an adapter.
+    """
+    if not isinstance(module, nn.Linear) or not is_adapter(f"{module_name}."):
+        return False
+    if ".lora_A." in f"{module_name}.":
+        nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+    else:
+        nn.init.zeros_(module.weight)
+    return True
+
+
+def peft_name(parameter_name: str) -> str:
+    """The name of an adapter tensor in a PEFT folder: the adapter's own name is left out, a prefix put before."""
+    return PEFT_PREFIX + parameter_name.replace(".default.", ".")
+
+
+def base_name(parameter_name: str) -> str:
+    """The name that a parameter of the model with adapters has in the model without."""
+    return parameter_name.replace(".base_layer.", ".")
+
+
+def save_adapter_config(folder: Path, adapter: AdapterConfig, base: str) -> None:
+    """Write adapter_config.json, with the folder or hub id of the base model."""
+    config = lora_config(adapter)
+    config.base_model_name_or_path = base
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """adapter_config.json of a PEFT folder.
+
+    Raises:
+        CheckpointError: the folder is none.
+    """
+    path = folder / "adapter_config.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        problem = Problem(
+            f"{folder} is no PEFT folder: {path.name} cannot be read",
+            str(folder),
+            "give a folder with adapter_config.json and adapter_model.safetensors",
+        )
+        raise CheckpointError(problem) from error

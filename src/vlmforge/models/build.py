@@ -1,0 +1,256 @@
+"""From a recipe to a model: first shapes without memory, then, once it is sharded, each rank's own weights.
+
+The order is fixed and matters: `build_on_meta` (shapes, adapters, what is trained), then the caller shards, then
+`materialise` gives every rank memory for its shards and fills it, from files or from a seed.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from vlmforge.config.schema import Config, ModelConfig
+from vlmforge.errors import CheckpointError, ConfigError, Problem
+from vlmforge.models import FAMILIES
+from vlmforge.models.adapters import apply_adapter, base_name, init_adapter, is_adapter, peft_name, read_adapter_config
+from vlmforge.models.attention import VARLEN
+from vlmforge.models.family import Family
+from vlmforge.models.hub import fetch_folder
+from vlmforge.parallel.shard import copy_full
+
+TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class TensorReader(Protocol):
+    """Reads named tensors of a folder of safetensors into existing ones, sharded or not; see `checkpoint`."""
+
+    def names(self, folder: Path) -> set[str]:
+        """Names of all tensors in the folder."""
+        ...
+
+    def read(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
+        """Fill `tensors`, each rank reading its own part only."""
+        ...
+
+
+def find_family(model: ModelConfig) -> Family:
+    """The family that a decoded recipe names; gate 1 has made sure that it names one."""
+    assert model.family is not None, "gate 1 lets no recipe without a family through"
+    return FAMILIES[model.family]
+
+
+def hf_config(model: ModelConfig, is_offline: bool = False) -> PretrainedConfig:
+    """The transformers config: the pretrained one with the recipe's fields over it, or the recipe's fields alone.
+
+    Args:
+        model: the recipe's model.
+        is_offline: use the recipe's fields alone even where weights would be fetched from a hub.
+    """
+    family_fields = dict(model.config)
+    if model.pretrained is None or (is_offline and not Path(model.pretrained).is_dir()):
+        family = find_family(model)
+        config = AutoConfig.for_model(family.model_type, **family_fields)
+    else:
+        folder = fetch_folder(model.pretrained, with_weights=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=model.trust_remote_code, **family_fields)
+    config.dtype = TORCH_DTYPES[model.dtype]
+    return config
+
+
+def build_on_meta(config: Config, is_offline: bool = False) -> PreTrainedModel:
+    """The model of a recipe, with adapters and with `requires_grad` set, as shapes without memory.
+
+    Raises:
+        ConfigError: adapters match nothing, or nothing would be trained.
+    """
+    shape = hf_config(config.model, is_offline)
+    attention = VARLEN if config.model.attention == "varlen" else config.model.attention
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            shape,
+            attn_implementation=attention,
+            dtype=TORCH_DTYPES[config.model.dtype],
+            trust_remote_code=config.model.trust_remote_code,
+        )
+    model.tie_weights()
+    if config.stage.adapter is not None:
+        apply_adapter(model, config.stage.adapter)
+        model.to(TORCH_DTYPES[config.model.dtype])
+    _set_trainable(model, config)
+    return model
+
+
+def check_on_meta(config: Config) -> list[Problem]:
+    """Gate 3: the model can be built, its layers are where the family says, something is trained."""
+    try:
+        model = build_on_meta(config, is_offline=True)
+        find_layers(model, find_family(config.model))
+    except (ConfigError, CheckpointError) as error:
+        return list(error.problems)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        # transformers' own validation of a config, in its words.
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return [Problem(f"model.config is refused by transformers: {message}", "model.config", "see the message")]
+    return []
+
+
+def find_layers(model: PreTrainedModel, family: Family) -> list[nn.Module]:
+    """The transformer blocks, which are sharded and recomputed one by one.
+
+    Raises:
+        ConfigError: the family's path to them matches nothing, so sharding would silently be of another kind.
+    """
+    try:
+        layers = list(model.get_submodule(family.layers).children())
+    except AttributeError:
+        layers = []
+    if not layers:
+        problem = Problem(
+            f"family {family.name} has no layers at {family.layers} in {type(model).__name__}",
+            f"src/vlmforge/models/{family.name}.py",
+            "correct the family's `layers`",
+        )
+        raise ConfigError(problem)
+    return layers
+
+
+def _set_trainable(model: PreTrainedModel, config: Config) -> None:
+    family = find_family(config.model)
+    stage = config.stage
+    groups = stage.trainable
+    if groups is None:
+        groups = tuple(family.groups) if stage.adapter is None else ()
+    prefixes = tuple(family.groups[group] for group in groups)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(is_adapter(name) or (bool(prefixes) and name.startswith(prefixes)))
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        problem = Problem(
+            f"stage.trainable = {list(groups)} and no adapter: nothing would be trained",
+            "recipe",
+            f"name groups of {', '.join(family.groups)}, or set stage.adapter",
+        )
+        raise ConfigError(problem)
+
+
+def materialise(model: PreTrainedModel, config: Config, device: torch.device, reader: TensorReader) -> None:
+    """Give a meta model, sharded or not, its memory on `device` and its first weights, in place.
+
+    Raises:
+        CheckpointError: the weights do not fit the model.
+    """
+    model.to_empty(device=device)
+    # to_empty makes every entry anew, which would train two matrices where the model has one.
+    model.tie_weights()
+    from_files = config.model.init == "pretrained" and config.model.pretrained is not None
+    initialise(model, config.run.seed, only_missing=from_files)
+    if from_files:
+        assert config.model.pretrained is not None
+        load_weights(model, fetch_folder(config.model.pretrained), reader)
+    if config.stage.adapter is not None and config.stage.adapter.path is not None:
+        load_adapter(model, Path(config.stage.adapter.path), config, reader)
+
+
+def initialise(model: PreTrainedModel, seed: int, only_missing: bool = False) -> None:
+    """Draw weights by transformers' and peft's own rules, the same on every mesh, in place.
+
+    Each module is drawn in full on the CPU from a seed made of its name, then every rank keeps its shard: random
+    numbers drawn for a shard would depend on the mesh. At most one module's weights exist in full at a time.
+
+    Args:
+        model: on its device; its values are undefined.
+        seed: of the run.
+        only_missing: draw only what a weight file does not hold: adapters and buffers.
+    """
+    for name, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        buffers = dict(module.named_buffers(recurse=False))
+        if buffers or (own and (not only_missing or is_adapter(f"{name}."))):
+            fresh = _draw_module(model, name, module, seed)
+            for key, tensor in (own | buffers).items():
+                copy_full(tensor, getattr(fresh, key))
+
+
+def _draw_module(model: PreTrainedModel, name: str, module: nn.Module, seed: int) -> nn.Module:
+    """A copy of one module without its children, in full, on the CPU, with fresh weights."""
+    fresh = copy.copy(module)
+    fresh._modules = {}
+    fresh._parameters = {
+        key: None if value is None else nn.Parameter(torch.zeros(value.shape, dtype=value.dtype))
+        for key, value in module._parameters.items()
+    }
+    fresh._buffers = {
+        key: None if value is None else torch.zeros(value.shape, dtype=value.dtype)
+        for key, value in module._buffers.items()
+    }
+    digest = hashlib.sha256(f"{seed}/{base_name(f'{name}.')}".encode()).digest()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        if not init_adapter(name, fresh):
+            model._init_weights(fresh)
+    return fresh
+
+
+def load_weights(model: PreTrainedModel, folder: Path, reader: TensorReader) -> None:
+    """Fill every parameter from a Hugging Face folder; each rank reads its own shards.
+
+    Raises:
+        CheckpointError: tensors are missing, or left over, or of another shape.
+    """
+    tensors = {base_name(name): p.detach() for name, p in model.named_parameters() if not is_adapter(name)}
+    available = reader.names(folder)
+    missing = sorted(tensors.keys() - available)
+    # A tied head may be stored under both its names.
+    tied = {base_name(name) for name, _ in model.named_parameters(remove_duplicate=False)}
+    left_over = sorted(available - tied - {name for name in available if name.endswith("rotary_emb.inv_freq")})
+    if missing or left_over:
+        raise CheckpointError(Problem(*_explain_mismatch(folder, missing, left_over)))
+    reader.read(folder, tensors)
+
+
+def load_adapter(model: PreTrainedModel, folder: Path, config: Config, reader: TensorReader) -> None:
+    """Fill the adapter from a PEFT folder of the same rank and targets.
+
+    Raises:
+        CheckpointError: the folder holds another adapter.
+    """
+    stored = read_adapter_config(folder)
+    adapter = config.stage.adapter
+    assert adapter is not None
+    if (stored.get("r"), stored.get("lora_alpha")) != (adapter.rank, adapter.alpha):
+        problem = Problem(
+            f"stage.adapter.rank, alpha = {adapter.rank}, {adapter.alpha} differ from the adapter's own",
+            str(folder / "adapter_config.json"),
+            f"set stage.adapter.rank={stored.get('r')} stage.adapter.alpha={stored.get('lora_alpha')}",
+        )
+        raise CheckpointError(problem)
+    tensors = {peft_name(name): p.detach() for name, p in model.named_parameters() if is_adapter(name)}
+    available = reader.names(folder)
+    missing, left_over = sorted(tensors.keys() - available), sorted(available - tensors.keys())
+    if missing or left_over:
+        raise CheckpointError(Problem(*_explain_mismatch(folder, missing, left_over)))
+    reader.read(folder, tensors)
+
+
+def _explain_mismatch(folder: Path, missing: list[str], left_over: list[str]) -> tuple[str, str, str]:
+    parts = []
+    for count, names in (("missing", missing), ("left over", left_over)):
+        if names:
+            parts.append(f"{len(names)} tensors {count}, for example {names[0]}")
+    return (
+        f"the weights in {folder} are not those of this model: {'; '.join(parts)}",
+        str(folder),
+        "give the folder's own config (model.config, stage.adapter), or the folder that belongs to this recipe",
+    )
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """All parameters and those that are trained; a tied matrix counts once."""
+    parameters: list[Any] = list(model.parameters())
+    return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)

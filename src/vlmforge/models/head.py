@@ -1,0 +1,124 @@
+"""The model as training sees it: a micro-batch in, the sum of its token losses out.
+
+The output head runs over labelled positions only, a slice of them at a time, so that neither the logits of
+unlabelled tokens nor a full `[tokens, vocab]` tensor in fp32 ever exist.
+"""
+
+# Shapes: T tokens, L labelled tokens, D hidden, V vocabulary, C tokens of one slice.
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from vlmforge.models.attention import VARLEN
+
+IGNORE_INDEX = -100
+
+# Elements of one slice of logits: 128 MiB in fp32.
+SLICE_ELEMENTS = 2**25
+
+
+class LossModel(nn.Module):
+    """A causal language model whose forward is the training loss; the root of the sharded module tree.
+
+    transformers' own `forward(labels=...)` makes all logits in fp32. Being a module of its own, and not a function,
+    lets the embedding, the final norm and the head belong to one sharding unit whose hooks run around this forward.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Wrap `model`; its parameters stay its own, under the prefix `model.`."""
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor, labels: Tensor, cu_seq_lens: Tensor, max_seq_len: int
+    ) -> Tensor:
+        """Sum of the losses of the labelled tokens, fp32, not divided by anything.
+
+        Args:
+            input_ids: `[1, T]`, samples end to end.
+            position_ids: `[1, T]`, restarting at every sample.
+            labels: `[1, T]`, already shifted: the token after each position, or IGNORE_INDEX.
+            cu_seq_lens: `[N + 1]` int32, where samples begin and end.
+            max_seq_len: longest sample in tokens.
+        """
+        hidden_states = self.hidden_states(input_ids, position_ids, cu_seq_lens, max_seq_len)
+        is_label = labels != IGNORE_INDEX
+        head = self.model.get_output_embeddings()
+        assert isinstance(head, nn.Linear) and head.bias is None, "an output head is one matrix"
+        # A frozen base or a batch without labels still has to take part in every collective of the backward pass.
+        if not is_label.any():
+            return (hidden_states.float() * 0.0).sum() + (head.weight[:1] * 0.0).float().sum()
+        return linear_cross_entropy_sum(hidden_states[is_label], head.weight, labels[is_label])
+
+    def hidden_states(self, input_ids: Tensor, position_ids: Tensor, cu_seq_lens: Tensor, max_seq_len: int) -> Tensor:
+        """`[1, T, D]`: what the final norm gives, samples isolated from each other."""
+        borders: dict[str, Any] = {}
+        if self.model.config._attn_implementation == VARLEN:
+            borders = {
+                "cu_seq_lens_q": cu_seq_lens,
+                "cu_seq_lens_k": cu_seq_lens,
+                "max_length_q": max_seq_len,
+                "max_length_k": max_seq_len,
+            }
+        # With use_cache, transformers takes restarting positions for a cache and lets packed samples see each other.
+        output = self.model.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False, **borders)
+        return output.last_hidden_state
+
+
+class _LinearCrossEntropySum(torch.autograd.Function):
+    """Loss and gradients of one slice at a time; the gradients are made in forward, where the logits are."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        needs_hidden, needs_weight, _ = ctx.needs_input_grad
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        size = max(1, SLICE_ELEMENTS // weight.shape[0])
+        for start in range(0, len(labels), size):
+            part = slice(start, start + size)
+            logits = (hidden[part] @ weight.T).float()
+            log_norm = logits.logsumexp(dim=-1, keepdim=True)
+            picked = labels[part].unsqueeze(1)
+            total += (log_norm - logits.gather(1, picked)).sum()
+            if not (needs_hidden or needs_weight):
+                continue
+            probabilities = logits.sub_(log_norm).exp_()
+            ones = torch.ones_like(picked, dtype=torch.float32)
+            grad_logits = probabilities.scatter_add_(1, picked, -ones).to(hidden.dtype)
+            if grad_hidden is not None:
+                torch.mm(grad_logits, weight, out=grad_hidden[part])
+            if grad_weight is not None:
+                grad_weight += grad_logits.T @ hidden[part]
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.weight_dtype = weight.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (grad_output,) = grad_outputs
+        grad_hidden, grad_weight = ctx.saved_tensors
+        # Scaled in fp32: 1 / num_label_tokens rounded to bf16 would scale every gradient by up to 0.4%.
+        return (
+            None if grad_hidden is None else (grad_hidden * grad_output.float()).to(grad_hidden.dtype),
+            None if grad_weight is None else (grad_weight * grad_output).to(ctx.weight_dtype),
+            None,
+        )
+
+
+def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """Sum of the cross entropies of `hidden @ weight.T` against `labels`, in fp32.
+
+    torch's own `linear_cross_entropy` rounds the losses to the type of its inputs: 10.94 for 10.909 in bf16.
+
+    Args:
+        hidden: `[L, D]`.
+        weight: `[V, D]`.
+        labels: `[L]`, every one a real label.
+    """
+    return _LinearCrossEntropySum.apply(hidden, weight, labels)  # pyright: ignore[reportReturnType]

@@ -1,0 +1,123 @@
+"""Tokenizers and chat templates: a model's own, or the small byte-level pair that ships with vlmforge.
+
+`builtin:bytes` has one token a byte and four specials, so that tiny models need no vocabulary of thousands.
+`builtin:chatml` is a template in the ChatML manner with tools; every turn is
+`<|im_start|>role`, newline, content, `<|im_end|>`, newline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from vlmforge.config.schema import ModelConfig
+from vlmforge.errors import CheckpointError, ConfigError, Problem
+from vlmforge.models.hub import fetch_folder
+
+BYTES = "builtin:bytes"
+CHATML = "builtin:chatml"
+
+SPECIAL_TOKENS = ("<|pad|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>")
+
+CHATML_TEMPLATE = """\
+{%- if tools %}
+{{- '<|im_start|>system\\nTools: ' + (tools | tojson) + '<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+{{- '<|im_start|>' + message.role + '\\n' }}
+{%- if message.content %}{{ message.content }}{% endif %}
+{%- if message.tool_calls %}
+{%- for call in message.tool_calls %}
+{{- '<tool_call>' + (call.function | tojson) + '</tool_call>' }}
+{%- endfor %}
+{%- endif %}
+{{- '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+
+
+def build_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of a recipe's model, with the chat template that the recipe asks for.
+
+    Raises:
+        CheckpointError: the folder or hub id holds no tokenizer that can be read.
+        ConfigError: nothing says where the tokenizer comes from, or the template file cannot be read.
+    """
+    name = model.tokenizer or model.pretrained
+    if name is None:
+        problem = Problem(
+            "model.tokenizer is missing and there is no model.pretrained to take it from",
+            "recipe",
+            f"set model.tokenizer={BYTES} or model.pretrained=<folder or hub id>",
+        )
+        raise ConfigError(problem)
+    if name == BYTES:
+        tokenizer = build_byte_tokenizer()
+    else:
+        tokenizer = load_tokenizer(fetch_folder(name, with_weights=False), model.trust_remote_code)
+    if model.chat_template == CHATML:
+        tokenizer.chat_template = CHATML_TEMPLATE
+    elif model.chat_template is not None:
+        tokenizer.chat_template = _read_template(model.chat_template)
+    return tokenizer
+
+
+def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a Hugging Face folder.
+
+    Raises:
+        CheckpointError: it has none, or transformers cannot read it.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        problem = Problem(
+            f"the tokenizer of {folder} cannot be loaded: {str(error).splitlines()[0]}",
+            str(folder),
+            "set model.tokenizer to a folder or hub id with a tokenizer.json",
+        )
+        raise CheckpointError(problem) from error
+
+
+def build_byte_tokenizer() -> PreTrainedTokenizerFast:
+    """The byte-level tokenizer: ids 0 to 255 are bytes, 256 to 259 are `SPECIAL_TOKENS`."""
+    vocab = {character: index for index, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    pad, start, end, text_end = SPECIAL_TOKENS
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=pad,
+        eos_token=end,
+        additional_special_tokens=[start, text_end],
+        clean_up_tokenization_spaces=False,
+    )
+    # transformers numbers special tokens in its own order; the families' tiny configs count on this one.
+    ids = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
+    assert ids[0] == 256, ids
+    return tokenizer
+
+
+def hash_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The sha256 of the chat template, for the manifest; None without a template."""
+    template = tokenizer.chat_template
+    return hashlib.sha256(str(template).encode()).hexdigest() if template else None
+
+
+def _read_template(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError as error:
+        problem = Problem(
+            f"model.chat_template = {path} cannot be read: {error.strerror}",
+            path,
+            f"name an existing Jinja file, or {CHATML}",
+        )
+        raise ConfigError(problem) from error

@@ -1,0 +1,109 @@
+"""The mesh of ranks and the process group under it. A single process is a mesh of one, by the same path."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+DATA_AXES = ("dp_replicate", "dp_shard")
+
+
+@dataclass(frozen=True)
+class World:
+    """Where this process stands.
+
+    Attributes:
+        rank: in the whole world.
+        world_size: number of ranks.
+        device: this rank's device.
+        mesh: axes `dp_replicate, dp_shard`, outer to inner.
+        data_rank: which part of a global batch is this rank's.
+        num_data_ranks: in how many parts it is cut.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+    mesh: DeviceMesh
+    data_rank: int
+    num_data_ranks: int
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank prints and writes the small files."""
+        return self.rank == 0
+
+    def axes(self) -> dict[str, int]:
+        """Axis name to size."""
+        assert self.mesh.mesh_dim_names is not None
+        return dict(zip(self.mesh.mesh_dim_names, self.mesh.shape, strict=True))
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `launch.device` means for this process."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+@contextmanager
+def open_world(dp_replicate: int, dp_shard: int, device_name: str, timeout_seconds: float) -> Iterator[World]:
+    """Join the other ranks (or none), build the mesh, and leave the process group at the end."""
+    device = pick_device(device_name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    _share_threads()
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    timeout = datetime.timedelta(seconds=timeout_seconds)
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group(backend, timeout=timeout, init_method=os.environ.get("VLMFORGE_RENDEZVOUS", "env://"))
+    else:
+        dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh(device.type, (dp_replicate, dp_shard), mesh_dim_names=DATA_AXES)
+        yield World(
+            rank=dist.get_rank(),
+            world_size=dist.get_world_size(),
+            device=device,
+            mesh=mesh,
+            # With only data axes, a rank's place in the world is its part of the batch.
+            data_rank=dist.get_rank(),
+            num_data_ranks=dp_replicate * dp_shard,
+        )
+    finally:
+        dist.destroy_process_group()
+
+
+def _share_threads() -> None:
+    """Divide the cores that this process may use among the ranks of this machine."""
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_ranks))
+
+
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's value, on every rank."""
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Every rank's value, in rank order, on every rank."""
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    dist.barrier()

@@ -1,0 +1,60 @@
+"""Sharding of weights, gradients and optimizer over the data ranks: FSDP2, or HSDP where there are replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def apply_fsdp(
+    root: nn.Module, layers: Sequence[nn.Module], mesh: DeviceMesh, param_dtype: torch.dtype, reduce_dtype: torch.dtype
+) -> None:
+    """Shard each layer by itself and the rest (embedding, norm, head) with the root, in place.
+
+    Gradients are summed over ranks, not averaged: the loss is divided by the global number of label tokens already.
+
+    Args:
+        root: the module whose forward is the training step.
+        layers: its transformer blocks, in order.
+        mesh: axes `dp_replicate, dp_shard`.
+        param_dtype: type of the gathered weights and of the computation.
+        reduce_dtype: type in which gradients are summed.
+    """
+    policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=reduce_dtype)
+    # One axis where there are no replicas: a second one of size 1 would all-reduce with itself at every layer.
+    used = mesh if mesh.size(0) > 1 else mesh["dp_shard"]
+    for layer in layers:
+        fully_shard(layer, mesh=used, mp_policy=policy)
+    # The root's weights are used first and last in a forward: freeing them in between only gathers them twice.
+    fully_shard(root, mesh=used, mp_policy=policy, reshard_after_forward=False)
+    for module in root.modules():
+        if isinstance(module, FSDPModule):
+            # gloo cannot scale while it reduces, so the sum is asked for by name.
+            module.set_force_sum_reduction_for_comms(True)
+            module.set_gradient_divide_factor(1.0)
+
+
+def set_last_micro_batch(root: nn.Module, is_last: bool) -> None:
+    """Say whether the next backward is the last of the step: only then are gradients summed over replicas."""
+    assert isinstance(root, FSDPModule)
+    root.set_requires_all_reduce(is_last)
+    root.set_is_last_backward(is_last)
+
+
+def copy_full(target: Tensor, full: Tensor) -> None:
+    """Copy a full tensor, equal on every rank, into a tensor that may be sharded; no communication."""
+    full = full.detach().to(target.device)
+    with torch.no_grad():
+        if isinstance(target, DTensor):
+            full = distribute_tensor(full, target.device_mesh, target.placements, src_data_rank=None)
+        target.copy_(full)
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """A tensor in full, on every rank; a collective when it is sharded."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
