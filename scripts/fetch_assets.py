@@ -147,7 +147,7 @@ def download_wheel(wheel: Wheel, folder: Path) -> Path:
     result = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     if result.returncode:
         lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
-        reason = lines[0] if lines else result.stderr.strip()[-300:]
+        reason = lines[0].removeprefix("ERROR: ") if lines else result.stderr.strip()[-300:]
         problem = Problem(
             what=f"pip could not download {wheel.requirement}: {reason}",
             where="the package index that pip is set up to use (`pip config list`)",
