@@ -1,0 +1,99 @@
+"""Batched generation: prompts as token ids in, text out, by transformers' own `generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from transformers import GenerationConfig as HfGenerationConfig
+from transformers import TextStreamer
+
+from vlmforge.config.schema import GenerationConfig
+from vlmforge.errors import DataError, Problem
+from vlmforge.generate.load import LoadedModel
+
+
+def generate_texts(
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    settings: GenerationConfig,
+    streamer: TextStreamer | None = None,
+) -> Iterator[str]:
+    """The answers in the order of the prompts, `settings.batch_size` prompts at a time.
+
+    Args:
+        loaded: the model.
+        prompts: token ids, chat template and generation prompt included.
+        settings: length, sampling, seed.
+        streamer: shows tokens as they come; only with one prompt.
+
+    Raises:
+        DataError: a prompt with its answer does not fit the model's positions.
+    """
+    _check_lengths(loaded, prompts, settings)
+    torch.manual_seed(settings.seed)
+    for start in range(0, len(prompts), settings.batch_size):
+        yield from _generate_batch(loaded, prompts[start : start + settings.batch_size], settings, streamer)
+
+
+def _generate_batch(
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], settings: GenerationConfig, streamer: TextStreamer | None
+) -> list[str]:
+    pad = _pad_id(loaded)
+    longest = max(len(prompt) for prompt in prompts)
+    device = loaded.model.device
+    # Padded on the left, so that every answer begins at the same position; masked by length, never by `== pad`.
+    input_ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
+    with torch.inference_mode():
+        output: Any = loaded.model.generate(
+            input_ids=input_ids,
+            attention_mask=mask,
+            generation_config=_hf_settings(loaded, settings, pad),
+            streamer=streamer,
+        )
+    return [_decode(loaded, ids) for ids in output[:, longest:].tolist()]
+
+
+def _decode(loaded: LoadedModel, ids: list[int]) -> str:
+    """Text up to the first stop token; what follows it is padding."""
+    end = next((index for index, token in enumerate(ids) if token in loaded.stop_ids), len(ids))
+    text = loaded.tokenizer.decode(ids[:end], skip_special_tokens=True)
+    assert isinstance(text, str)
+    return text
+
+
+def _hf_settings(loaded: LoadedModel, settings: GenerationConfig, pad: int) -> HfGenerationConfig:
+    sampling: dict[str, Any] = {"do_sample": False}
+    if settings.temperature > 0:
+        sampling = {
+            "do_sample": True,
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "top_k": settings.top_k,
+        }
+    return HfGenerationConfig(
+        max_new_tokens=settings.max_new_tokens, eos_token_id=list(loaded.stop_ids), pad_token_id=pad, **sampling
+    )
+
+
+def _pad_id(loaded: LoadedModel) -> int:
+    pad = loaded.tokenizer.pad_token_id
+    return pad if isinstance(pad, int) else loaded.stop_ids[0] if loaded.stop_ids else 0
+
+
+def _check_lengths(loaded: LoadedModel, prompts: Sequence[Sequence[int]], settings: GenerationConfig) -> None:
+    limit = getattr(loaded.model.config, "max_position_embeddings", None)
+    problems = [
+        Problem(
+            f"the prompt has {len(prompt)} tokens; with max_new_tokens = {settings.max_new_tokens} that is more than "
+            f"the model's max_position_embeddings = {limit}",
+            f"prompt {index + 1}",
+            "shorten the prompt, or lower stage.generation.max_new_tokens",
+        )
+        for index, prompt in enumerate(prompts)
+        if limit is not None and len(prompt) + settings.max_new_tokens > limit
+    ]
+    if problems:
+        raise DataError(problems)

@@ -1,0 +1,192 @@
+"""From what a user calls a checkpoint to a model that generates.
+
+A checkpoint is a run folder, a step folder inside one, a Hugging Face folder, a PEFT folder, or a hub id.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from vlmforge.checkpoint.store import SafetensorsReader, list_steps, read_state, step_folder
+from vlmforge.config.schema import Config
+from vlmforge.data.render import find_end_marker
+from vlmforge.errors import CheckpointError, Problem, nearest
+from vlmforge.models.adapters import read_adapter_config
+from vlmforge.models.build import TORCH_DTYPES, build_on_meta, materialise
+from vlmforge.models.hub import fetch_folder
+from vlmforge.models.tokenizer import build_tokenizer, load_tokenizer
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a model is and in which of the layouts.
+
+    Attributes:
+        kind: `step`: sharded training state; `folder`: a Hugging Face folder; `peft`: an adapter; `hub`: an id.
+        path: folder, or the hub id as a string.
+        recipe: the run's recipe.yaml, when the checkpoint belongs to a run.
+    """
+
+    kind: Literal["step", "folder", "peft", "hub"]
+    path: str
+    recipe: Path | None = None
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to generate.
+
+    Attributes:
+        model: in evaluation mode, on its device.
+        tokenizer: its tokenizer.
+        stop_ids: token ids that end an answer.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: tuple[int, ...]
+
+
+def find_checkpoint(name: str, output_dir: str = "runs") -> Checkpoint:
+    """What `checkpoint=name` means: an existing path first, then a hub id.
+
+    Raises:
+        CheckpointError: neither, or a folder that holds no model; names the nearest runs.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return _classify(path)
+    if HUB_ID.fullmatch(name):
+        return Checkpoint("hub", name)
+    runs = [folder.name for folder in Path(output_dir).glob("*") if (folder / "recipe.yaml").is_file()]
+    near = nearest(path.name, runs) or sorted(runs)[:3]
+    known = ", ".join(f"checkpoint={output_dir}/{run}" for run in near)
+    problem = Problem(
+        f"checkpoint = {name} is no folder, and no hub id of the form owner/name",
+        f"command line: checkpoint={name}",
+        known or f"give a run folder (there is none in {output_dir}/ yet), a Hugging Face folder or a hub id",
+    )
+    raise CheckpointError(problem)
+
+
+def _classify(path: Path) -> Checkpoint:
+    if (path / "recipe.yaml").is_file():
+        return _newest_of_run(path)
+    if (path / "state.json").is_file():
+        recipe = path.parent.parent / "recipe.yaml"
+        return Checkpoint("step", str(path), recipe if recipe.is_file() else None)
+    recipe = path.parent / "recipe.yaml"
+    owner = recipe if path.name == "export" and recipe.is_file() else None
+    if (path / "adapter_config.json").is_file():
+        return Checkpoint("peft", str(path), owner)
+    if (path / "config.json").is_file():
+        return Checkpoint("folder", str(path), owner)
+    problem = Problem(
+        f"checkpoint = {path} holds no recipe.yaml, state.json, adapter_config.json or config.json",
+        str(path),
+        "give a run folder, one of its checkpoints/step-… folders, a Hugging Face folder or a PEFT folder",
+    )
+    raise CheckpointError(problem)
+
+
+def _newest_of_run(run: Path) -> Checkpoint:
+    steps = list_steps(run / "checkpoints")
+    if (run / "export").is_dir():
+        return _classify(run / "export")
+    if steps:
+        return Checkpoint("step", str(step_folder(run / "checkpoints", steps[-1])), run / "recipe.yaml")
+    problem = Problem(
+        f"run {run} has neither export/ nor a checkpoint yet",
+        str(run),
+        "let it train to its first checkpoint (checkpointing.every_steps), then try again",
+    )
+    raise CheckpointError(problem)
+
+
+def load_checkpoint(checkpoint: Checkpoint, config: Config, device: torch.device) -> LoadedModel:
+    """Load a checkpoint for generation, in `parallelism.param_dtype`.
+
+    Args:
+        checkpoint: see `find_checkpoint`.
+        config: the run's recipe, or a default one; its model says what to build for a step folder.
+        device: where the model goes.
+
+    Raises:
+        CheckpointError: it cannot be loaded.
+    """
+    dtype = TORCH_DTYPES[config.parallelism.param_dtype]
+    trust = config.model.trust_remote_code
+    if checkpoint.kind == "step":
+        model, tokenizer = _load_step(Path(checkpoint.path), config, device)
+        model.to(dtype)
+    else:
+        model, tokenizer = _load_folder(fetch_folder(checkpoint.path), dtype, trust)
+    return _ready(model, tokenizer, device)
+
+
+def load_recipe_model(config: Config, device: torch.device) -> LoadedModel:
+    """The model that a recipe starts from: its pretrained weights, or random ones."""
+    model = build_on_meta(config)
+    materialise(model, config, device, SafetensorsReader())
+    model.to(TORCH_DTYPES[config.parallelism.param_dtype])
+    return _ready(model, build_tokenizer(config.model), device)
+
+
+def _ready(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> LoadedModel:
+    model.set_attn_implementation("sdpa")
+    model.to(device)  # pyright: ignore[reportArgumentType]  # the stub of `to` names other overloads
+    model.eval()
+    return LoadedModel(model, tokenizer, stop_ids(model, tokenizer))
+
+
+def _load_step(folder: Path, config: Config, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    read_state(folder)
+    model = build_on_meta(config)
+    reader = SafetensorsReader()
+    materialise(model, config, device, reader)
+    trained = {f"model.{name}": p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    reader.read(folder, trained)
+    return model, build_tokenizer(config.model)
+
+
+def _load_folder(folder: Path, dtype: torch.dtype, trust: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    is_adapter = (folder / "adapter_config.json").is_file()
+    base = folder
+    if is_adapter:
+        base = fetch_folder(str(read_adapter_config(folder).get("base_model_name_or_path")))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, trust_remote_code=trust)
+        if is_adapter:
+            model = PeftModel.from_pretrained(model, str(folder)).to(dtype)
+    except (OSError, ValueError, KeyError) as error:
+        problem = Problem(
+            f"{folder} cannot be loaded: {str(error).splitlines()[0]}",
+            str(folder),
+            "give a folder that plain transformers (or peft) loads",
+        )
+        raise CheckpointError(problem) from error
+    has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+    return model, load_tokenizer(folder if has_tokenizer else base, trust)
+
+
+def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Every id that ends an answer: the model's own eos ids, the tokenizer's, and the template's end of turn."""
+    ids: list[int] = []
+    generation = model.generation_config
+    own = generation.eos_token_id if generation is not None else None
+    ids += own if isinstance(own, list) else [own] if own is not None else []
+    if tokenizer.eos_token_id is not None:
+        ids.append(tokenizer.eos_token_id)
+    marker = find_end_marker(tokenizer)
+    if marker is not None:
+        ids.append(tokenizer.convert_tokens_to_ids(marker))
+    return tuple(dict.fromkeys(ids))

@@ -1,0 +1,129 @@
+"""The trained model as an ordinary Hugging Face folder, or as a PEFT folder for an adapter.
+
+Tensors are gathered one file at a time, so that rank 0 never holds more than one file's worth.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from vlmforge.config.schema import AdapterConfig
+from vlmforge.models.adapters import base_name, is_adapter, peft_name, save_adapter_config
+from vlmforge.parallel.mesh import barrier
+from vlmforge.parallel.shard import full_tensor
+
+MAX_FILE_BYTES = 5 * 2**30
+
+
+def export_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, stop_ids: Sequence[int], is_main: bool
+) -> None:
+    """Write the whole model, adapters left out, as a folder that plain transformers loads; a collective.
+
+    Args:
+        model: sharded or not.
+        tokenizer: saved beside it, with its chat template.
+        folder: replaced when everything is written.
+        stop_ids: token ids that end a generated answer.
+        is_main: whether this rank writes.
+    """
+    tensors = {base_name(name): p.detach() for name, p in model.named_parameters() if not is_adapter(name)}
+    partial = _begin(folder, is_main)
+    _write(partial, "model", tensors, is_main)
+    if is_main:
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(partial)
+        _generation_config(model, stop_ids).save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+    _finish(partial, folder, is_main)
+
+
+def export_adapter(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    adapter: AdapterConfig,
+    base: str,
+    is_main: bool,
+) -> None:
+    """Write the adapter as a PEFT folder; a collective.
+
+    Args:
+        model: with the adapter in it.
+        tokenizer: saved beside it.
+        folder: replaced when everything is written.
+        adapter: the recipe's.
+        base: hub id or absolute folder of the model that the adapter belongs to.
+        is_main: whether this rank writes.
+    """
+    tensors = {peft_name(name): p.detach() for name, p in model.named_parameters() if is_adapter(name)}
+    partial = _begin(folder, is_main)
+    _write(partial, "adapter_model", tensors, is_main)
+    if is_main:
+        save_adapter_config(partial, adapter, base)
+        tokenizer.save_pretrained(partial)
+    _finish(partial, folder, is_main)
+
+
+def _begin(folder: Path, is_main: bool) -> Path:
+    partial = folder.with_name(f".{folder.name}.partial")
+    if is_main:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    return partial
+
+
+def _finish(partial: Path, folder: Path, is_main: bool) -> None:
+    if is_main:
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    barrier()
+
+
+def _write(folder: Path, stem: str, tensors: Mapping[str, Tensor], is_main: bool) -> None:
+    files = _split(tensors)
+    total_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    weight_map: dict[str, str] = {}
+    for index, names in enumerate(files, start=1):
+        name = f"{stem}.safetensors" if len(files) == 1 else f"{stem}-{index:05d}-of-{len(files):05d}.safetensors"
+        gathered = {}
+        for key in names:
+            full = full_tensor(tensors[key])
+            if is_main:
+                gathered[key] = full.cpu().contiguous()
+        weight_map |= dict.fromkeys(names, name)
+        if is_main:
+            save_file(gathered, folder / name, metadata={"format": "pt"})
+    if is_main and len(files) > 1:
+        index_file = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+        (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index_file, indent=2))
+
+
+def _split(tensors: Mapping[str, Tensor]) -> list[list[str]]:
+    """Names in order, cut into files of at most `MAX_FILE_BYTES` (a larger tensor has its own)."""
+    files: list[list[str]] = [[]]
+    size = 0
+    for name, tensor in tensors.items():
+        num_bytes = tensor.numel() * tensor.element_size()
+        if files[-1] and size + num_bytes > MAX_FILE_BYTES:
+            files.append([])
+            size = 0
+        files[-1].append(name)
+        size += num_bytes
+    return files
+
+
+def _generation_config(model: PreTrainedModel, stop_ids: Sequence[int]) -> GenerationConfig:
+    return GenerationConfig(
+        bos_token_id=getattr(model.config, "bos_token_id", None),
+        eos_token_id=list(stop_ids),
+        pad_token_id=getattr(model.config, "pad_token_id", None),
+        do_sample=False,
+    )

@@ -1,0 +1,34 @@
+"""SIGTERM and SIGINT as a wish to stop after the current step."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopWish:
+    """Whether somebody asked the run to stop."""
+
+    def __init__(self) -> None:
+        """Nobody has."""
+        self.is_set = False
+
+    def ask(self, signum: int, frame: FrameType | None) -> None:
+        """Signal handler: the first time note the wish; a second SIGINT interrupts at once."""
+        if self.is_set and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.is_set = True
+
+
+@contextmanager
+def watch_signals() -> Iterator[StopWish]:
+    """Turn SIGTERM and SIGINT into a wish while the block runs."""
+    wish = StopWish()
+    before = {number: signal.signal(number, wish.ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield wish
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

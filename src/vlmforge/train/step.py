@@ -1,0 +1,102 @@
+"""One optimizer step: micro-batches in, an update and its numbers out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.optim import Optimizer
+
+from vlmforge.data.collate import Batch
+from vlmforge.errors import Problem, TrainingError
+from vlmforge.models.head import LossModel
+from vlmforge.parallel.mesh import gather_objects
+from vlmforge.parallel.reduce import clip_grads, sum_over_ranks
+from vlmforge.parallel.shard import set_last_micro_batch
+from vlmforge.train.optimizer import set_lr
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step measured, over all ranks.
+
+    Attributes:
+        loss: mean over the label tokens of the global batch, before the update.
+        grad_norm: before clipping.
+        num_tokens: real tokens of the global batch.
+        num_label_tokens: trained tokens of the global batch.
+    """
+
+    loss: float
+    grad_norm: float
+    num_tokens: int
+    num_label_tokens: int
+
+
+def train_step(
+    root: LossModel,
+    optimizer: Optimizer,
+    micro_batches: Sequence[Batch],
+    *,
+    step: int,
+    lr: float,
+    max_grad_norm: float | None,
+    device: torch.device,
+) -> StepResult:
+    """Accumulate the gradient of the mean token loss over the global batch, clip it, update.
+
+    The loss is a sum over all micro-batches and ranks, divided once by the global number of label tokens, so it does
+    not depend on how the global batch was cut.
+
+    Raises:
+        TrainingError: the loss or the gradient is not finite; nothing was updated.
+    """
+    counts = [sum(batch.num_tokens for batch in micro_batches), sum(b.num_label_tokens for b in micro_batches)]
+    num_tokens, num_label_tokens = (int(count) for count in sum_over_ranks(counts, device))
+    # A step whose samples were all left out has no label: its gradient is zero and its loss 0, not a division by 0.
+    divisor = max(1, num_label_tokens)
+    loss_sums = [
+        _forward_backward(root, batch.to(device), divisor, is_last=index == len(micro_batches) - 1)
+        for index, batch in enumerate(micro_batches)
+    ]
+    local_sums = torch.stack(loss_sums).tolist()
+    loss = sum_over_ranks([sum(local_sums)], device)[0] / divisor
+    grad_norm = clip_grads(root.parameters(), max_grad_norm).item()
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        raise _not_finite(step, loss, grad_norm, micro_batches, local_sums)
+    set_lr(optimizer, lr)
+    optimizer.step()
+    optimizer.zero_grad()
+    return StepResult(loss, grad_norm, num_tokens, num_label_tokens)
+
+
+def _forward_backward(root: LossModel, batch: Batch, divisor: int, is_last: bool) -> torch.Tensor:
+    set_last_micro_batch(root, is_last)
+    loss_sum = run_forward(root, batch)
+    (loss_sum / divisor).backward()
+    return loss_sum.detach()
+
+
+def run_forward(root: LossModel, batch: Batch) -> torch.Tensor:
+    """The sum of token losses of one micro-batch that is on the model's device."""
+    return root(batch.input_ids, batch.position_ids, batch.labels, batch.cu_seq_lens, batch.max_seq_len)
+
+
+def _not_finite(
+    step: int, loss: float, grad_norm: float, batches: Sequence[Batch], local_sums: Sequence[float]
+) -> TrainingError:
+    """Name the samples of the micro-batches whose loss is not finite, or of the whole step if only the norm is not."""
+    bad = [batch for batch, value in zip(batches, local_sums, strict=True) if not math.isfinite(value)]
+    named = [sample_id for ids in gather_objects([i for batch in bad for i in batch.sample_ids]) for sample_id in ids]
+    if not named:
+        named = [sample_id for ids in gather_objects([i for b in batches for i in b.sample_ids]) for sample_id in ids]
+    shown = ", ".join(named[:16]) + (f" and {len(named) - 16} more" if len(named) > 16 else "")
+    return TrainingError(
+        Problem(
+            f"step {step}: loss = {loss}, grad_norm = {grad_norm}; both must be finite",
+            f"samples {shown}",
+            "look at these samples with `vlmforge preview`, or lower stage.optimizer.lr; the last checkpoint is intact",
+        )
+    )

@@ -1,0 +1,31 @@
+"""Validation loss: the mean token loss over all validation samples, by the head that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from vlmforge.data.collate import Batch
+from vlmforge.models.head import LossModel
+from vlmforge.parallel.reduce import sum_over_ranks
+from vlmforge.train.step import run_forward
+
+
+def validation_loss(root: LossModel, batches: Iterable[Batch], device: torch.device) -> float:
+    """Mean over the label tokens of all batches of all ranks.
+
+    Args:
+        root: left in training mode.
+        batches: this rank's; every rank must give the same number, because each forward is a collective.
+        device: of the model.
+    """
+    loss_sum, num_label_tokens = 0.0, 0
+    root.eval()
+    with torch.no_grad():
+        for batch in batches:
+            loss_sum += run_forward(root, batch.to(device)).item()
+            num_label_tokens += batch.num_label_tokens
+    root.train()
+    total, count = sum_over_ranks([loss_sum, num_label_tokens], device)
+    return total / max(1.0, count)
