@@ -1,0 +1,130 @@
+"""The ledger: what became of every sample that the training has passed.
+
+One ledger counts one step, and a run's ledger adds them up as steps are consumed. Every rank counts the whole
+global batch, so all ledgers are equal without talking to each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from vlmforge.data.sample import RenderedSample, format_sample_id
+from vlmforge.errors import DataError, Problem
+
+_BAD_IDS_KEPT = 10
+
+HoleKind = Literal["dropped", "bad"]
+
+
+@dataclass
+class SourceCounts:
+    """Counts of one source.
+
+    Attributes:
+        samples: samples that were trained on.
+        tokens: their tokens.
+        label_tokens: those of them that entered the loss.
+        dropped: samples left out because they were too long.
+        truncated: samples of `samples` that lost their end.
+        bad: samples left out because they could not be read or had no label.
+    """
+
+    samples: int = 0
+    tokens: int = 0
+    label_tokens: int = 0
+    dropped: int = 0
+    truncated: int = 0
+    bad: int = 0
+
+    @property
+    def seen(self) -> int:
+        """Samples whose turn has come."""
+        return self.samples + self.dropped + self.bad
+
+    def add(self, other: SourceCounts) -> None:
+        """Add another count to this one."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+
+class Ledger:
+    """Counts by source, and the ids of the first bad samples."""
+
+    def __init__(self) -> None:
+        """An empty ledger."""
+        self.sources: dict[str, SourceCounts] = {}
+        self.bad_ids: list[str] = []
+
+    def count_sample(self, sample: RenderedSample) -> None:
+        """A sample that is trained on."""
+        one = SourceCounts(1, sample.num_tokens, sample.num_label_tokens, truncated=int(sample.was_truncated))
+        self._of(sample.source).add(one)
+
+    def count_hole(self, source: str, index: int, kind: HoleKind) -> None:
+        """A sample that is left out."""
+        counts = self._of(source)
+        if kind == "dropped":
+            counts.dropped += 1
+            return
+        counts.bad += 1
+        self._keep_bad_ids([format_sample_id(source, index)])
+
+    def add(self, other: Ledger) -> None:
+        """Add another ledger, for example that of a step, to this one."""
+        for name, counts in other.sources.items():
+            self._of(name).add(counts)
+        self._keep_bad_ids(other.bad_ids)
+
+    def check_bad_ratio(self, max_bad_ratio: float, num_rows: int) -> None:
+        """Stop a run whose data is worse than its owner allows.
+
+        Args:
+            max_bad_ratio: `data.max_bad_ratio`.
+            num_rows: samples of an epoch. Before that many (but at most 1000) were seen the share is taken of that
+                number, so that one bad sample among the first eight does not stop a run over thousands.
+
+        Raises:
+            DataError: the share of bad samples is above `max_bad_ratio`.
+        """
+        bad = sum(counts.bad for counts in self.sources.values())
+        seen = sum(counts.seen for counts in self.sources.values())
+        if bad <= max_bad_ratio * max(seen, min(num_rows, 1000)):
+            return
+        raise DataError(
+            Problem(
+                what=f"{bad} of {seen} samples are bad, more than data.max_bad_ratio = {max_bad_ratio}",
+                where=f"samples {', '.join(self.bad_ids)}{', ...' if bad > len(self.bad_ids) else ''}",
+                fix="mend them; data.on_bad_sample=error says what is wrong with the first",
+            )
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `ledger.json` and checkpoints: the counts, and each source's share of the samples used."""
+        total = sum(counts.samples for counts in self.sources.values())
+        return {
+            "sources": {
+                name: {**asdict(counts), "share": counts.samples / total if total else 0.0}
+                for name, counts in sorted(self.sources.items())
+            },
+            "bad_ids": list(self.bad_ids),
+        }
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> Ledger:
+        """The ledger that `as_dict` wrote down."""
+        ledger = cls()
+        names = [field.name for field in fields(SourceCounts)]
+        for source, counts in state["sources"].items():
+            ledger.sources[source] = SourceCounts(**{name: counts[name] for name in names})
+        ledger.bad_ids = list(state["bad_ids"])
+        return ledger
+
+    def _of(self, source: str) -> SourceCounts:
+        """The counts of a source."""
+        return self.sources.setdefault(source, SourceCounts())
+
+    def _keep_bad_ids(self, ids: list[str]) -> None:
+        """Remember the first few bad samples."""
+        self.bad_ids.extend(ids[: _BAD_IDS_KEPT - len(self.bad_ids)])

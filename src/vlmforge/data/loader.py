@@ -1,0 +1,297 @@
+"""The loader: every step's global batch, and this data rank's part of it.
+
+1. Windows are made in order, here or ahead of time in worker processes (`window.py`).
+2. Their rows are chained, and `stage.global_batch_size` rows at a time are a step.
+3. The rows of a step are dealt to data ranks and micro-batches (`deal.py`) and collated.
+
+Every rank makes every window, so that the rows of a step, the ledger and the number of label tokens are known
+everywhere without communication. The place in the data is (window, rows used), which any number of ranks and
+workers can go on from.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import DataLoader, Dataset
+
+from vlmforge.config.schema import Config
+from vlmforge.data.collate import Batch, collate
+from vlmforge.data.deal import deal_rows
+from vlmforge.data.ledger import Ledger
+from vlmforge.data.sample import Row, Sample
+from vlmforge.data.sources import open_sources
+from vlmforge.data.window import (
+    Window,
+    WindowFailure,
+    WindowMaker,
+    build_train_windows,
+    build_validation_windows,
+)
+from vlmforge.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Further than any training gets: the end of a stream that only `max_steps` ends.
+_ENDLESS = 1 << 62
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """One optimizer step's data.
+
+    Attributes:
+        micro_batches: this data rank's micro-batches, `grad_accum_steps` of them.
+        sample_ids: `source#index` of the whole global batch, sorted.
+        num_tokens: tokens of the whole global batch.
+        num_label_tokens: label tokens of the whole global batch: the divisor of the loss. 0 if all of it are holes.
+        ledger: what this step adds to the run's ledger.
+        state: where the next step starts; for a checkpoint made after this step.
+    """
+
+    micro_batches: list[Batch]
+    sample_ids: tuple[str, ...]
+    num_tokens: int
+    num_label_tokens: int
+    ledger: Ledger
+    state: dict[str, int]
+
+
+class TrainLoader:
+    """Yields steps until the data ends, which it does with `stage.max_epochs` only."""
+
+    def __init__(
+        self,
+        windows: WindowMaker,
+        config: Config,
+        data_rank: int,
+        num_data_ranks: int,
+        grad_accum_steps: int,
+        state: Mapping[str, Any] | None,
+    ) -> None:
+        """Use `build_train_loader`."""
+        self.samples_per_epoch = windows.samples_per_epoch
+        self._windows = windows
+        self._rows_per_step = config.stage.global_batch_size
+        self._is_packed = config.stage.packing != "none"
+        self._num_workers = config.data.num_workers
+        self._data_rank = data_rank
+        self._num_data_ranks = num_data_ranks
+        self._grad_accum_steps = grad_accum_steps
+        self._state = {"window": 0, "rows_used": 0} | ({k: int(v) for k, v in state.items()} if state else {})
+
+    def __iter__(self) -> Iterator[StepBatch]:
+        """Steps from the present state on."""
+        steps = self._chain_packed() if self._is_packed else self._one_window_a_step()
+        for rows, ledger, state in steps:
+            self._state = state
+            yield self._build_step(rows, ledger, state)
+
+    def state(self) -> dict[str, int]:
+        """Where the step after the last one yielded starts."""
+        return dict(self._state)
+
+    def _one_window_a_step(self) -> Iterator[tuple[list[Row], Ledger, dict[str, int]]]:
+        """Unpacked: a window is a step, with its holes."""
+        first = self._state["window"]
+        for number, window in enumerate(self._iterate_windows(first), first):
+            ledger = Ledger()
+            window.count_holes(ledger)
+            yield list(window.rows), ledger, {"window": number + 1, "rows_used": 0}
+
+    def _chain_packed(self) -> Iterator[tuple[list[Row], Ledger, dict[str, int]]]:
+        """Packed: rows run on over windows; only the very last step may be short.
+
+        A window's holes are counted with the step that reaches its first row.
+        """
+        first, rows_used = self._state["window"], self._state["rows_used"]
+        rows: list[Row] = []
+        ledger = Ledger()
+        for number, window in enumerate(self._iterate_windows(first), first):
+            if rows_used == 0:
+                window.count_holes(ledger)
+            for used, row in enumerate(window.rows[rows_used:], rows_used + 1):
+                rows.append(row)
+                if len(rows) == self._rows_per_step:
+                    is_finished = used == len(window.rows)
+                    state = {"window": number + is_finished, "rows_used": 0 if is_finished else used}
+                    yield rows, ledger, state
+                    rows, ledger = [], Ledger()
+            rows_used = 0
+        if rows:
+            yield rows, ledger, {"window": self._windows.num_windows or 0, "rows_used": 0}
+
+    def _iterate_windows(self, first: int) -> Iterator[Window]:
+        """Windows from number `first`, made by workers if there are any, in order all the same."""
+        end = _ENDLESS if self._windows.num_windows is None else self._windows.num_windows
+        numbers = range(first, end)
+        if self._num_workers == 0:
+            yield from map(self._windows.make, numbers)
+            return
+        loader = DataLoader(
+            _WindowDataset(self._windows),
+            sampler=numbers,  # pyright: ignore[reportArgumentType]  (any iterable of numbers will do)
+            batch_size=None,
+            collate_fn=_keep,
+            num_workers=self._num_workers,
+        )
+        with _tokenizers_stay_quiet():
+            made = iter(loader)
+        for window in made:
+            if isinstance(window, WindowFailure):
+                raise DataError(window.problems)
+            yield window
+
+    def _build_step(self, rows: list[Row], ledger: Ledger, state: dict[str, int]) -> StepBatch:
+        """Deal and collate the rows of a step."""
+        samples = [sample for row in rows for sample in row]
+        for sample in samples:
+            ledger.count_sample(sample)
+        hands = deal_rows(rows, self._data_rank, self._num_data_ranks, self._grad_accum_steps)
+        return StepBatch(
+            micro_batches=[collate(hand) for hand in hands],
+            sample_ids=tuple(sorted(sample.sample_id for sample in samples)),
+            num_tokens=sum(sample.num_tokens for sample in samples),
+            num_label_tokens=sum(sample.num_label_tokens for sample in samples),
+            ledger=ledger,
+            state=state,
+        )
+
+
+class _WindowDataset(Dataset[Window | WindowFailure]):
+    """Windows by number, as torch's workers ask for them."""
+
+    def __init__(self, windows: WindowMaker) -> None:
+        """Keep the maker, which each worker gets a copy of."""
+        self._windows = windows
+
+    def __getitem__(self, number: int) -> Window | WindowFailure:
+        """A window, or its problems."""
+        return self._windows.try_make(number)
+
+
+def _keep(window: Any) -> Any:
+    """Collate nothing: windows are numpy arrays, and stay so."""
+    return window
+
+
+@contextmanager
+def _tokenizers_stay_quiet() -> Iterator[None]:
+    """Tokenizers warn when a process forks after using threads, unless told beforehand that workers use none."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = before or "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+
+
+def build_train_loader(
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    data_rank: int,
+    num_data_ranks: int,
+    grad_accum_steps: int,
+    state: Mapping[str, Any] | None = None,
+) -> TrainLoader:
+    """Open the training data.
+
+    Args:
+        config: the recipe.
+        tokenizer: a fast tokenizer.
+        data_rank: which part of each global batch this rank trains on.
+        num_data_ranks: how many parts there are; ranks that share one model share a part.
+        grad_accum_steps: micro-batches of a step on each rank.
+        state: from `TrainLoader.state` or `StepBatch.state`, to go on from; None: from the start.
+
+    Raises:
+        DataError: a source cannot be opened, or the chat template ends no turn.
+    """
+    windows = build_train_windows(config, tokenizer)
+    return TrainLoader(windows, config, data_rank, num_data_ranks, grad_accum_steps, state)
+
+
+def num_steps(
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Optimizer steps of the whole training: the smaller of `max_steps` and what `max_epochs` comes to.
+
+    With packing and `max_epochs` all samples are rendered once, because only that tells how many rows they fill.
+
+    Args:
+        config: the recipe.
+        tokenizer: a fast tokenizer.
+        on_progress: called with (windows done, windows in all) while rows are counted.
+    """
+    max_steps = config.stage.max_steps
+    if config.stage.max_epochs is None:
+        assert max_steps is not None, "a stage without an end passed gate 1"
+        return max_steps
+    windows = build_train_windows(config, tokenizer)
+    assert windows.num_samples is not None and windows.num_windows is not None
+    if config.stage.packing == "none":
+        steps = math.ceil(windows.num_samples / config.stage.global_batch_size)
+    else:
+        steps = _count_packed_steps(windows, config.stage.global_batch_size, max_steps, on_progress)
+    return steps if max_steps is None else min(steps, max_steps)
+
+
+def _count_packed_steps(
+    windows: WindowMaker,
+    rows_per_step: int,
+    max_steps: int | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> int:
+    """Steps that the packed rows of all windows fill; stops counting once `max_steps` are full."""
+    num_rows = 0
+    for done, window in enumerate(windows.make_all(), 1):
+        num_rows += len(window.rows)
+        if on_progress is not None:
+            on_progress(done, windows.num_windows or done)
+        if max_steps is not None and num_rows >= max_steps * rows_per_step:
+            break
+    return math.ceil(num_rows / rows_per_step)
+
+
+def iterate_validation(
+    config: Config, tokenizer: PreTrainedTokenizerBase, data_rank: int, num_data_ranks: int
+) -> Iterator[Batch]:
+    """This rank's micro-batches of `data.validation`, once through; every rank gets equally many.
+
+    Raises:
+        DataError: as in training.
+    """
+    windows = build_validation_windows(config, tokenizer)
+    rows_at_once = config.stage.micro_batch_size * num_data_ranks
+    rows: list[Row] = []
+    for window in windows.make_all():
+        rows.extend(window.rows)
+        while len(rows) >= rows_at_once:
+            yield collate(deal_rows(rows[:rows_at_once], data_rank, num_data_ranks, 1)[0])
+            del rows[:rows_at_once]
+    if rows:
+        yield collate(deal_rows(rows, data_rank, num_data_ranks, 1)[0])
+
+
+def validation_samples(config: Config, limit: int | None) -> list[Sample]:
+    """The first samples of `data.validation` in file order, for tasks; `Sample.as_task` splits them.
+
+    Args:
+        config: the recipe.
+        limit: at most this many; None: all.
+    """
+    samples: list[Sample] = []
+    for source in open_sources(config.data.validation):
+        wanted = len(source) if limit is None else min(len(source), limit - len(samples))
+        samples.extend(source.sample(i) for i in range(wanted))
+    return samples

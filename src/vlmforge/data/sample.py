@@ -1,0 +1,144 @@
+"""What a row becomes on its way to the model: a `Sample`, then a `RenderedSample`, then a part of a `Row`.
+
+This file only names the shapes. Formats make samples, `render.py` renders them, `pack.py` makes rows.
+"""
+
+# Shapes: S tokens of one sample.
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vlmforge.errors import DataError, Problem
+
+Message = Mapping[str, Any]
+
+
+def format_sample_id(source: str, index: int) -> str:
+    """The one spelling of a sample's name, `source#index`."""
+    return f"{source}#{index}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row was read from.
+
+    Attributes:
+        source: name of the source, as logs and ledger have it.
+        index: row of the source, counted from 0 over all its files.
+        where: `file:line`, or `file row N`.
+    """
+
+    source: str
+    index: int
+    where: str
+
+    @property
+    def sample_id(self) -> str:
+        """`source#index`."""
+        return format_sample_id(self.source, self.index)
+
+    def problem(self, what: str, fix: str) -> Problem:
+        """A problem of this row, with its place and its sample id."""
+        return Problem(what=what, where=f"{self.where} (sample {self.sample_id})", fix=fix)
+
+    def error(self, what: str, fix: str) -> DataError:
+        """The same as an error to raise."""
+        return DataError(self.problem(what, fix))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row as its format understands it: exactly one of `messages`, `text` or `prompt` with `response`.
+
+    Attributes:
+        place: where it was read.
+        messages: turns in OpenAI's shape; contents are strings.
+        tools: tool descriptions for the chat template; only with messages.
+        text: plain text.
+        prompt: what is asked; only with `response`.
+        response: what is to be answered.
+    """
+
+    place: Place
+    messages: tuple[Message, ...] | None = None
+    tools: tuple[Mapping[str, Any], ...] | None = None
+    text: str | None = None
+    prompt: str | None = None
+    response: str | None = None
+
+    @property
+    def sample_id(self) -> str:
+        """`source#index`."""
+        return self.place.sample_id
+
+    def conversation(self) -> tuple[Message, ...] | None:
+        """The turns; a prompt and its response are a user and an assistant turn; None for plain text."""
+        if self.messages is not None:
+            return self.messages
+        if self.prompt is None:
+            return None
+        return ({"role": "user", "content": self.prompt}, {"role": "assistant", "content": self.response})
+
+    def as_task(self) -> tuple[tuple[Message, ...], str]:
+        """Split into what a task asks and what it compares with: turns before the last assistant turn, and that.
+
+        Raises:
+            DataError: there is no assistant turn to compare with.
+        """
+        turns = self.conversation() or ()
+        for k in range(len(turns) - 1, -1, -1):
+            if turns[k]["role"] == "assistant":
+                return turns[:k], str(turns[k]["content"])
+        raise self.place.error(
+            "the sample has no assistant turn that a task could compare with",
+            "score tasks on data of format messages or prompt_response",
+        )
+
+
+@dataclass(frozen=True)
+class RenderedSample:
+    """One sample as tokens.
+
+    Attributes:
+        input_ids: `[S]` int32.
+        is_label: `[S]` bool, True where the token itself is to be predicted (not shifted).
+        source: name of the source.
+        index: row of the source.
+        was_truncated: its end was cut to fit `stage.seq_len`.
+    """
+
+    input_ids: npt.NDArray[np.int32]
+    is_label: npt.NDArray[np.bool_]
+    source: str
+    index: int
+    was_truncated: bool = False
+
+    @property
+    def sample_id(self) -> str:
+        """`source#index`."""
+        return format_sample_id(self.source, self.index)
+
+    @property
+    def num_tokens(self) -> int:
+        """S."""
+        return len(self.input_ids)
+
+    @cached_property
+    def num_label_tokens(self) -> int:
+        """Tokens that enter the loss: the first token of a sample has nothing before it to be predicted from."""
+        return int(self.is_label[1:].sum())
+
+
+Row = tuple[RenderedSample, ...]
+
+
+def count_row_tokens(row: Row) -> int:
+    """Tokens of all samples of a row."""
+    return sum(sample.num_tokens for sample in row)

@@ -1,0 +1,190 @@
+"""Windows: the rows made of a fixed run of consecutive sample numbers.
+
+A window's rows are a pure function of its number. Unpacked, a window is one global batch and each sample is its own
+row; packed, it is `stage.packing_window` samples that share rows. A sample that is left out is a hole: no other
+takes its place. This file has no torch in it, so that a worker process can run it as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vlmforge.config.schema import Config
+from vlmforge.data.blend import SampleOrder, SourceShare
+from vlmforge.data.ledger import HoleKind, Ledger
+from vlmforge.data.pack import pack_best_fit
+from vlmforge.data.render import Renderer, TooLongError
+from vlmforge.data.sample import RenderedSample, Row
+from vlmforge.data.sources import Source, open_sources
+from vlmforge.errors import DataError, Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Hole:
+    """A sample that is left out, and why."""
+
+    source: str
+    index: int
+    kind: HoleKind
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a run of sample numbers became.
+
+    Attributes:
+        rows: the rows, none of them empty.
+        holes: samples left out.
+    """
+
+    rows: tuple[Row, ...]
+    holes: tuple[Hole, ...]
+
+    def count_holes(self, ledger: Ledger) -> None:
+        """Enter the holes in a ledger."""
+        for hole in self.holes:
+            ledger.count_hole(hole.source, hole.index, hole.kind)
+
+
+@dataclass(frozen=True)
+class WindowFailure:
+    """The problems that stopped a window; travels from a worker as a value, and is raised where it arrives."""
+
+    problems: tuple[Problem, ...] = field()
+
+
+class WindowMaker:
+    """Makes any window of a stream of samples."""
+
+    def __init__(
+        self,
+        config: Config,
+        tokenizer: PreTrainedTokenizerBase,
+        sources: tuple[Source, ...],
+        order: SampleOrder,
+        window_size: int,
+        num_samples: int | None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            config: the recipe.
+            tokenizer: a fast tokenizer.
+            sources: the opened sources.
+            order: which row is the n-th sample.
+            window_size: sample numbers in a window.
+            num_samples: length of the stream; None: endless.
+        """
+        self.num_samples = num_samples
+        self._sources = sources
+        self._order = order
+        self._window_size = window_size
+        self._is_packed = config.stage.packing != "none"
+        self._seq_len = config.stage.seq_len
+        self._on_too_long = config.data.on_too_long
+        self._on_bad_sample = config.data.on_bad_sample
+        self._renderer = Renderer(
+            tokenizer,
+            labels=config.stage.labels,
+            seq_len=config.stage.seq_len,
+            is_truncating=config.data.on_too_long == "truncate",
+        )
+
+    @property
+    def num_windows(self) -> int | None:
+        """Windows in the stream; None: endless."""
+        return None if self.num_samples is None else math.ceil(self.num_samples / self._window_size)
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Sample numbers in an epoch."""
+        return self._order.samples_per_epoch
+
+    def make(self, number: int) -> Window:
+        """The window of this number; empty beyond the end of the stream.
+
+        Raises:
+            DataError: a sample is bad or too long, and the recipe says `error`.
+        """
+        samples: list[RenderedSample] = []
+        holes: list[Hole] = []
+        for n in self._numbers(number):
+            made = self._prepare(n)
+            (holes if isinstance(made, Hole) else samples).append(made)  # type: ignore[arg-type]
+        rows: list[Row] = [(sample,) for sample in samples]
+        if self._is_packed:
+            packed = pack_best_fit([sample.num_tokens for sample in samples], self._seq_len)
+            rows = [tuple(samples[position] for position in positions) for positions in packed]
+        return Window(tuple(rows), tuple(holes))
+
+    def try_make(self, number: int) -> Window | WindowFailure:
+        """The same with problems as a value."""
+        try:
+            return self.make(number)
+        except DataError as error:
+            return WindowFailure(error.problems)
+
+    def make_all(self) -> Iterator[Window]:
+        """All windows of a stream that ends."""
+        assert self.num_windows is not None, "an endless stream has no all"
+        return map(self.make, range(self.num_windows))
+
+    def _numbers(self, number: int) -> range:
+        """The sample numbers of a window."""
+        start = number * self._window_size
+        stop = start + self._window_size
+        return range(start, stop if self.num_samples is None else min(stop, self.num_samples))
+
+    def _prepare(self, n: int) -> RenderedSample | Hole:
+        """Sample n as tokens, or the hole it leaves."""
+        source_number, i = self._order(n)
+        source = self._sources[source_number]
+        index = source.start + i
+        try:
+            return self._renderer.render(source.sample(i))
+        except TooLongError:
+            if self._on_too_long != "drop":
+                raise
+            return Hole(source.name, index, "dropped")
+        except DataError:
+            if self._on_bad_sample == "error":
+                raise
+            return Hole(source.name, index, "bad")
+
+
+def build_train_windows(config: Config, tokenizer: PreTrainedTokenizerBase) -> WindowMaker:
+    """The stream of `data.train`, which ends after `stage.max_epochs` if that is set."""
+    sources = open_sources(config.data.train)
+    shares = [
+        SourceShare(source.name, len(source), source_config.weight)
+        for source, source_config in zip(sources, config.data.train, strict=True)
+    ]
+    order = SampleOrder(shares, config.data.seed, config.data.shuffle)
+    num_samples = count_samples(config, order.samples_per_epoch)
+    is_packed = config.stage.packing != "none"
+    window_size = config.stage.packing_window if is_packed else config.stage.global_batch_size
+    return WindowMaker(config, tokenizer, sources, order, window_size, num_samples)
+
+
+def build_validation_windows(config: Config, tokenizer: PreTrainedTokenizerBase) -> WindowMaker:
+    """The stream of `data.validation`: file order, once."""
+    sources = open_sources(config.data.validation)
+    order = SampleOrder(
+        [SourceShare(source.name, len(source), None) for source in sources], seed=0, is_shuffled=False
+    )
+    return WindowMaker(
+        config, tokenizer, sources, order, config.stage.packing_window, num_samples=order.samples_per_epoch
+    )
+
+
+def count_samples(config: Config, samples_per_epoch: int) -> int | None:
+    """Sample numbers of the whole training; None where `max_epochs` is not set."""
+    if config.stage.max_epochs is None:
+        return None
+    return math.ceil(config.stage.max_epochs * samples_per_epoch)
