@@ -12,8 +12,8 @@ from typing import Any
 def write_text(path: Path, text: str) -> None:
     """Replace a file in one step, making its folder if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The process id, because two runs may write beside each other; the same folder, because a rename is atomic
-    # only within one file system.
+    # The process id, because two runs may write beside each other; the same folder, because a rename is
+    # atomic only within one file system.
     part_path = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part_path.open("w", encoding="utf-8") as file:

@@ -15,7 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("vlmforge", "torch", "transformers", "peft", "datasets")
+import vlmforge
+
+PACKAGES = ("torch", "transformers", "peft", "datasets")
 GIT_TIMEOUT_SECONDS = 10
 
 
@@ -43,7 +45,11 @@ def build_manifest(
     return {
         "started": (started or datetime.datetime.now(datetime.UTC)).isoformat(timespec="seconds"),
         "command": list(sys.argv if argv is None else argv),
-        "versions": {"python": platform.python_version()} | {name: read_version(name) for name in PACKAGES},
+        "versions": {
+            "python": platform.python_version(),
+            "vlmforge": vlmforge.__version__,
+            **{name: read_version(name) for name in PACKAGES},
+        },
         "git": read_git_state(working_dir or Path.cwd()),
         "host": {
             "name": platform.node(),

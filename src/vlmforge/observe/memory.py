@@ -30,6 +30,6 @@ def peak_resident_bytes() -> int:
         for line in status_path.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    # On other systems, and in sandboxes without VmHWM: the same from getrusage, in bytes on macOS, else in KiB.
+    # On other systems and in sandboxes without VmHWM: the same from getrusage, bytes on macOS, else KiB.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

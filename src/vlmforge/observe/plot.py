@@ -53,8 +53,8 @@ def collect_points(records: Sequence[Mapping[str, Any]], name: str) -> tuple[lis
 def smooth(values: Sequence[float]) -> list[float]:
     """Exponential moving average over about a twentieth of the run, corrected for its start.
 
-    The correction divides by the weights used so far, so that the first value is the first loss and not a share
-    of it.
+    The correction divides by the weights used so far, so that the first value is the first loss and not a
+    share of it.
     """
     keep = 1 - 1 / max(1.0, len(values) / 20)
     smoothed: list[float] = []

@@ -111,7 +111,7 @@ class Progress:
         if not self._is_enabled:
             return
         if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._bar.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
         else:
             # Not through rich, which would break long lines where there is no terminal.
             print(text, file=self._console.file, flush=True)

@@ -1,8 +1,8 @@
 """How fast this device multiplies matrices, measured.
 
-The number is the denominator of `mfu_ratio`. A measured one is used, not a data sheet's, because there is none
-for a CPU or for a part of one, and because a GPU's depends on its clocks and its power limit. So an `mfu_ratio`
-of 1 means: as fast as nothing but large matrix products in the same type.
+The number is the denominator of `mfu_ratio`. A measured one is used, not a data sheet's, because there is
+none for a CPU or for a part of one, and because a GPU's depends on its clocks and its power limit. So an
+`mfu_ratio` of 1 means: as fast as nothing but large matrix products in the same type.
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ def measure_matmul_flops(device: torch.device, dtype: torch.dtype, size: int | N
     import torch
 
     rows = size or (CUDA_SIZE if device.type == "cuda" else CPU_SIZE)
-    left = torch.ones(rows, rows, device=device, dtype=dtype)
-    right = torch.ones(rows, rows, device=device, dtype=dtype)
+    # Random numbers, because a GPU multiplies constants with less power, and so at higher clocks. From a
+    # generator of its own, because measuring must not change the random state of the training.
+    generator = torch.Generator(device).manual_seed(0)
+    left = torch.randn(rows, rows, generator=generator, device=device, dtype=dtype)
+    right = torch.randn(rows, rows, generator=generator, device=device, dtype=dtype)
     out = torch.empty_like(left)
 
     def multiply() -> float:
