@@ -4,12 +4,12 @@ A pure function of (data config, seed, n), so that ranks, workers and restarts c
 reached at once. Nothing of the size of the data is kept in memory.
 
 1. Sources without weights are one list of rows, permuted anew every epoch: each row comes once an epoch.
-2. Sources with weights share the stream by a tree of two-way splits; each source is permuted by its own epochs.
-   An epoch of such a blend is as many samples as the sources have rows together.
+2. Sources with weights share the stream by a tree of two-way splits; each source is permuted by its own
+   epochs. An epoch of such a blend is as many samples as the sources have rows together.
 3. `shuffle: false` is file order, sources one after the other.
 
-Permutations are Feistel networks over the next power of four, walked until they land inside (Black and Rogaway
-2002, "Ciphers with arbitrary finite domains").
+Permutations are Feistel networks over the next power of four, walked until they land inside (Black and
+Rogaway 2002, "Ciphers with arbitrary finite domains").
 """
 
 from __future__ import annotations
@@ -123,7 +123,11 @@ def _build_tree(weights: Sequence[Fraction], first: int) -> _Split | int:
         return first
     middle = (len(weights) + 1) // 2
     left, right = weights[:middle], weights[middle:]
-    return _Split(sum(left) / sum(weights), _build_tree(left, first), _build_tree(right, first + middle))
+    return _Split(
+        sum(left, Fraction()) / sum(weights, Fraction()),
+        _build_tree(left, first),
+        _build_tree(right, first + middle),
+    )
 
 
 def _walk(node: _Split | int, n: int) -> tuple[int, int]:

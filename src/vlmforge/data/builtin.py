@@ -1,7 +1,7 @@
 """Samples that come with the package, each a pure function of its index: no file, no download, no state.
 
-`text`, `messages` and `prompt_response` stand in for a recipe's own data at `scale=tiny`; `dates` is a task small
-enough for a model of a few layers to learn from nothing.
+`text`, `messages` and `prompt_response` stand in for a recipe's own data at `scale=tiny`; `dates` is a task
+small enough for a model of a few layers to learn from nothing.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ class Batch:
     Attributes:
         input_ids: `[1, T]` int64.
         position_ids: `[1, T]` int64, from 0 in every sample.
-        labels: `[1, T]` int64; at t the token at t + 1 of the same sample if that one is trained, else IGNORE_INDEX.
+        labels: `[1, T]` int64; at t the token at t + 1 of the same sample if that one is trained, else
+            IGNORE_INDEX.
         cu_seq_lens: `[n + 1]` int32, where each sample starts, and T.
         num_tokens: T, or 0 for the stand-in of an empty micro-batch.
         num_label_tokens: labels that are not IGNORE_INDEX.
@@ -64,8 +65,8 @@ def shift_labels(sample: RenderedSample) -> np.ndarray:
 def collate(rows: Sequence[Row]) -> Batch:
     """Lay the samples of some rows end to end.
 
-    Rows without any sample give a stand-in of one token without a label, so that a rank with nothing left to do
-    runs the same forward, backward and collectives as the others, and adds zero.
+    Rows without any sample give a stand-in of one token without a label, so that a rank with nothing left to
+    do runs the same forward, backward and collectives as the others, and adds zero.
     """
     samples = [sample for row in rows for sample in row]
     if not samples:

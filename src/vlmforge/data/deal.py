@@ -1,7 +1,7 @@
 """Dealing: which rows of a global batch go to which data rank and micro-batch.
 
-The rows of a step are settled before; dealing them is the only thing that depends on ranks. Longest first and back
-and forth over the hands, so that ranks which wait for each other have about equally much to do.
+The rows of a step are settled before; dealing them is the only thing that depends on ranks. Longest first and
+back and forth over the hands, so that ranks which wait for each other have about equally much to do.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def deal_rows(
         num_micro_batches: micro-batches of a step on every rank.
 
     Returns:
-        `num_micro_batches` lists, some of them empty if there are few rows; no list is longer than the number of
-        rows divided by the number of hands, rounded up.
+        `num_micro_batches` lists, some of them empty if there are few rows; no list is longer than the number
+        of rows divided by the number of hands, rounded up.
     """
     num_hands = num_data_ranks * num_micro_batches
     hands: list[list[int]] = [[] for _ in range(num_hands)]

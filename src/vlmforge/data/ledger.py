@@ -82,8 +82,8 @@ class Ledger:
 
         Args:
             max_bad_ratio: `data.max_bad_ratio`.
-            num_rows: samples of an epoch. Before that many (but at most 1000) were seen the share is taken of that
-                number, so that one bad sample among the first eight does not stop a run over thousands.
+            num_rows: samples of an epoch. Before that many (but at most 1000) were seen the share is taken of
+                that number, so that one bad sample among the first eight does not stop a run over thousands.
 
         Raises:
             DataError: the share of bad samples is above `max_bad_ratio`.

@@ -33,7 +33,16 @@ from vlmforge.data.window import (
     build_train_windows,
     build_validation_windows,
 )
-from vlmforge.errors import DataError
+from vlmforge.errors import DataError, Problem
+
+__all__ = [
+    "StepBatch",
+    "TrainLoader",
+    "build_train_loader",
+    "iterate_validation",
+    "num_steps",
+    "validation_samples",
+]
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,7 +59,8 @@ class StepBatch:
         micro_batches: this data rank's micro-batches, `grad_accum_steps` of them.
         sample_ids: `source#index` of the whole global batch, sorted.
         num_tokens: tokens of the whole global batch.
-        num_label_tokens: label tokens of the whole global batch: the divisor of the loss. 0 if all of it are holes.
+        num_label_tokens: label tokens of the whole global batch: the divisor of the loss. 0 if all of it are
+            holes.
         ledger: what this step adds to the run's ledger.
         state: where the next step starts; for a checkpoint made after this step.
     """
@@ -136,7 +146,7 @@ class TrainLoader:
             return
         loader = DataLoader(
             _WindowDataset(self._windows),
-            sampler=numbers,  # pyright: ignore[reportArgumentType]  (any iterable of numbers will do)
+            sampler=numbers,
             batch_size=None,
             collate_fn=_keep,
             num_workers=self._num_workers,
@@ -183,7 +193,7 @@ def _keep(window: Any) -> Any:
 
 @contextmanager
 def _tokenizers_stay_quiet() -> Iterator[None]:
-    """Tokenizers warn when a process forks after using threads, unless told beforehand that workers use none."""
+    """Tokenizers warn when a process forks after using threads, unless told that workers use none."""
     name = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(name)
     os.environ[name] = before or "false"
@@ -226,23 +236,30 @@ def num_steps(
 ) -> int:
     """Optimizer steps of the whole training: the smaller of `max_steps` and what `max_epochs` comes to.
 
-    With packing and `max_epochs` all samples are rendered once, because only that tells how many rows they fill.
+    With packing and `max_epochs` all samples are rendered once, because only that tells how many rows they
+    fill.
 
     Args:
         config: the recipe.
         tokenizer: a fast tokenizer.
         on_progress: called with (windows done, windows in all) while rows are counted.
+
+    Raises:
+        DataError: a sample is bad, or every sample is left out.
     """
     max_steps = config.stage.max_steps
     if config.stage.max_epochs is None:
         assert max_steps is not None, "a stage without an end passed gate 1"
         return max_steps
     windows = build_train_windows(config, tokenizer)
-    assert windows.num_samples is not None and windows.num_windows is not None
+    assert windows.num_samples is not None, "an epoch has an end"
     if config.stage.packing == "none":
         steps = math.ceil(windows.num_samples / config.stage.global_batch_size)
     else:
         steps = _count_packed_steps(windows, config.stage.global_batch_size, max_steps, on_progress)
+    if steps == 0:
+        fix = "stage.seq_len=<more>, or look at the samples with  vlmforge preview"
+        raise DataError(Problem("no sample of data.train is left to train on", "data.train", fix))
     return steps if max_steps is None else min(steps, max_steps)
 
 
@@ -289,6 +306,9 @@ def validation_samples(config: Config, limit: int | None) -> list[Sample]:
     Args:
         config: the recipe.
         limit: at most this many; None: all.
+
+    Raises:
+        DataError: a row cannot be read.
     """
     samples: list[Sample] = []
     for source in open_sources(config.data.validation):

@@ -1,7 +1,7 @@
 """Packing: which samples of a window share a row.
 
-Best fit, longest first: each sample goes to the fullest row that still has room. Nothing is cut and nothing is
-lost. The result depends on the window's lengths only.
+Best fit, longest first: each sample goes to the fullest row that still has room. Nothing is cut and nothing
+is lost. The result depends on the window's lengths only.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ def pack_best_fit(lengths: Sequence[int], seq_len: int) -> list[list[int]]:
         seq_len: tokens that fit into a row.
 
     Returns:
-        The positions of the samples of each row, ascending; rows in the order of their first sample. Rows are not
-        left in the order they were filled, or a window would begin with its longest samples.
+        The positions of the samples of each row, ascending; rows in the order of their first sample. Rows are
+        not left in the order they were filled, or a window would begin with its longest samples.
     """
     assert all(0 < length <= seq_len for length in lengths), "a sample that no row can hold"
     rows: list[list[int]] = []

@@ -1,10 +1,11 @@
 """From a sample to tokens, and which of them are trained.
 
-An assistant turn's content and its end marker are labels, nothing else (`stage.labels=all`: every token). Labels
-stay on their own token here; the shift by one happens in `collate.py`.
+An assistant turn's content and its end marker are labels, nothing else (`stage.labels=all`: every token).
+Labels stay on their own token here; the shift by one happens in `collate.py`.
 
-The ids that generation starts from are a prefix of the ids trained on, for every turn. Text is therefore tokenized
-as a whole only where that leaves the prompt's own ids untouched, and cut where a turn starts otherwise.
+The ids that generation starts from are a prefix of the ids trained on, for every turn. Text is therefore
+tokenized as a whole only where that leaves the prompt's own ids untouched, and cut where a turn starts
+otherwise.
 """
 
 # Shapes: S tokens of one sample.
@@ -148,7 +149,7 @@ class Renderer:
             if self._labels == "assistant" and encoding.ids[last - 1] not in self._marker_ids:
                 raise sample.place.error(
                     "the chat template ends an assistant turn without an end-of-turn token",
-                    "end assistant turns with the tokenizer's eos token, or use model.chat_template=builtin:chatml",
+                    "end them with the tokenizer's eos token, or use model.chat_template=builtin:chatml",
                 )
         return encoding.ids, is_label
 
@@ -168,8 +169,8 @@ def render_prompt(
     """The ids that generation starts from; the same conversation in training begins with exactly these.
 
     Args:
-        messages: the turns before the answer. Without a chat template it must be a single user turn, whose content
-            is the prompt as it is.
+        messages: the turns before the answer. Without a chat template it must be a single user turn, whose
+            content is the prompt as it is.
         tokenizer: a fast tokenizer.
         tools: tool descriptions for the template.
 

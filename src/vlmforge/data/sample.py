@@ -87,19 +87,19 @@ class Sample:
         return ({"role": "user", "content": self.prompt}, {"role": "assistant", "content": self.response})
 
     def as_task(self) -> tuple[tuple[Message, ...], str]:
-        """Split into what a task asks and what it compares with: turns before the last assistant turn, and that.
+        """What a task asks and compares with: the turns before the last assistant turn, and that turn's content.
 
         Raises:
-            DataError: there is no assistant turn to compare with.
+            DataError: there is no assistant turn, or nothing before it.
         """
         turns = self.conversation() or ()
-        for k in range(len(turns) - 1, -1, -1):
-            if turns[k]["role"] == "assistant":
-                return turns[:k], str(turns[k]["content"])
-        raise self.place.error(
-            "the sample has no assistant turn that a task could compare with",
-            "score tasks on data of format messages or prompt_response",
-        )
+        last = max((k for k, turn in enumerate(turns) if turn["role"] == "assistant"), default=0)
+        if last == 0:
+            raise self.place.error(
+                "the sample has no answer that a task could compare with",
+                "score tasks on data of format messages or prompt_response",
+            )
+        return turns[:last], str(turns[last]["content"])
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class RenderedSample:
 
     @cached_property
     def num_label_tokens(self) -> int:
-        """Tokens that enter the loss: the first token of a sample has nothing before it to be predicted from."""
+        """Tokens that enter the loss: nothing predicts the first token of a sample."""
         return int(self.is_label[1:].sum())
 
 

@@ -1,10 +1,11 @@
 """What a chat template writes, and which part of it is an assistant's turn.
 
-Everything here is text; `render.py` makes tokens of it. A turn is the difference of two renderings: of the turns
-before it with the generation prompt, and of the turns up to it. A template that changes earlier turns when later
-ones arrive has no such difference, and is refused rather than guessed at.
+Everything here is text; `render.py` makes tokens of it. A turn is the difference of two renderings: of the
+turns before it with the generation prompt, and of the turns up to it. A template that changes earlier turns
+when later ones arrive has no such difference, and is refused rather than guessed at.
 
-As everywhere in Hugging Face's tokenizers, a special token that is spelt out in a user's text becomes that token.
+As everywhere in Hugging Face's tokenizers, a special token that is spelt out in a user's text becomes that
+token.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ def render_prompt_turns(
 ) -> RenderedTurns:
     """Write the turns before an answer, with the generation prompt at the end.
 
-    A template with a thinking switch is asked not to think: that is the prompt which samples without a reasoning
-    part were trained after.
+    A template with a thinking switch is asked not to think: that is the prompt which samples without a
+    reasoning part were trained after.
 
     Returns:
         The text, and the spans of earlier assistant turns where the template keeps them apart.
@@ -97,41 +98,45 @@ def render_prompt_turns(
 
 
 def find_end_marker(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """What the chat template writes after an assistant's content, without white space.
+    """The token that the chat template writes after an assistant's content.
 
     Returns:
-        For example `<|im_end|>`; the eos token where there is no chat template; None if the template ends a turn
-        with nothing that the tokenizer knows as one token, so that generation could not stop at it.
+        For example `<|im_end|>`; the eos token where there is no chat template; None if the template ends a
+        turn with nothing that the tokenizer knows as one token, so that generation could not stop at it.
     """
     eos: Any = tokenizer.eos_token
     if not tokenizer.chat_template:
         return eos
-    text = _apply(tokenizer, _PROBE_TURNS, None)
+    try:
+        text = _apply(tokenizer, _PROBE_TURNS, None)
+    except TemplateError:
+        return None
     marker = text[text.rfind(_PROBE) + len(_PROBE) :].strip()
     ids = tokenizer(marker, add_special_tokens=False)["input_ids"] if marker else []
-    return marker if ids and ids[0] in marker_ids(tokenizer) else None
+    return str(tokenizer.convert_ids_to_tokens(ids[0])) if ids and ids[0] in marker_ids(tokenizer) else None
 
 
-def require_end_marker(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The end marker.
+def require_end_marker(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a template that a model could not learn to stop with.
 
     Raises:
-        DataError: there is none; a model trained so would never learn to stop.
+        DataError: the template writes no end marker.
     """
-    try:
-        marker = find_end_marker(tokenizer)
-        what = "the chat template writes no end-of-turn token after an assistant turn, so it cannot be trained to stop"
-    except TemplateError as error:
-        marker, what = None, error.what
-    if marker is None:
-        fix = "end assistant turns with the tokenizer's eos token, or use model.chat_template=builtin:chatml"
-        raise DataError(Problem(what, "model.chat_template", fix))
-    return marker
+    if find_end_marker(tokenizer) is None:
+        raise DataError(
+            Problem(
+                "the chat template writes no end-of-turn token after an assistant turn, "
+                "so a model would not learn to stop",
+                "model.chat_template",
+                "end assistant turns with the eos token, or use model.chat_template=builtin:chatml",
+            )
+        )
 
 
 def marker_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Ids that can end a turn: special and added tokens, which no ordinary text becomes by merging."""
-    return frozenset([*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()])
+    added: Any = tokenizer.get_added_vocab()  # type: ignore[operator]
+    return frozenset([*tokenizer.all_special_ids, *added.values()])
 
 
 def _find_prompt(
@@ -146,7 +151,7 @@ def _find_prompt(
     if not fitting:
         raise TemplateError(
             f"the chat template's generation prompt is no prefix of what it writes for turn {k}",
-            "use a template whose assistant turns begin with its generation prompt (model.chat_template=builtin:chatml)",
+            "use a template whose assistant turns begin with it (model.chat_template=builtin:chatml)",
         )
     return max(fitting, key=len)
 
@@ -169,11 +174,11 @@ def _apply(
 
     try:
         text = tokenizer.apply_chat_template(
-            list(turns), tools=list(tools) if tools else None, tokenize=False, **options
+            [dict(turn) for turn in turns], tools=list(tools) if tools else None, tokenize=False, **options
         )
     except (jinja2.TemplateError, TypeError) as error:
         raise TemplateError(
             f"the chat template refuses the conversation: {error}",
-            "bring the turns in the order that the template expects, or use model.chat_template=builtin:chatml",
+            "order the turns as the template expects, or use model.chat_template=builtin:chatml",
         ) from None
     return str(text)

@@ -1,8 +1,8 @@
 """Windows: the rows made of a fixed run of consecutive sample numbers.
 
-A window's rows are a pure function of its number. Unpacked, a window is one global batch and each sample is its own
-row; packed, it is `stage.packing_window` samples that share rows. A sample that is left out is a hole: no other
-takes its place. This file has no torch in it, so that a worker process can run it as it is.
+A window's rows are a pure function of its number. Unpacked, a window is one global batch and each sample is
+its own row; packed, it is `stage.packing_window` samples that share rows. A sample that is left out is a
+hole: no other takes its place. This file has no torch in it, so that a worker process can run it as it is.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Window:
 
 @dataclass(frozen=True)
 class WindowFailure:
-    """The problems that stopped a window; travels from a worker as a value, and is raised where it arrives."""
+    """The problems that stopped a window: a value on its way out of a worker, raised where it arrives."""
 
     problems: tuple[Problem, ...] = field()
 

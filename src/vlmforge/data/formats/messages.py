@@ -1,7 +1,7 @@
 """Format `messages`: a conversation in OpenAI's shape, with tools if there are any.
 
-Column stores fill the fields that a turn does not have with nulls; those are dropped, so that a template sees the
-turn as it was written.
+Column stores fill the fields that a turn does not have with nulls; those are dropped, so that a template sees
+the turn as it was written.
 """
 
 from __future__ import annotations

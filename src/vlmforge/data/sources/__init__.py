@@ -1,7 +1,7 @@
 """Sources: the files behind one entry of a blend as one numbered list of samples.
 
-This file decides which reader a path gets, what a source is called, and what `rows` and several files mean. It
-knows nothing of order or tokens.
+This file decides which reader a path gets, what a source is called, and what `rows` and several files mean.
+It knows nothing of order or tokens.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Source:
         return self.stop - self.start
 
     def place(self, i: int) -> Place:
-        """Where sample i of [0, len) is; its index counts all rows of the source, with those before `start`."""
+        """Where sample i of [0, len) is; its index counts all rows of the source, unused ones too."""
         index = self.start + i
         part, row = self._find(index)
         return Place(self.name, index, part.locate(row))

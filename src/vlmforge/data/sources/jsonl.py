@@ -1,7 +1,7 @@
 """Rows of a JSON-lines file, reached through a table of line starts.
 
-The file is mapped, not read: memory grows by eight bytes a line. Blank lines are no rows; line numbers in messages
-count them all the same, as an editor does.
+The file is mapped, not read: memory grows by eight bytes a line. Blank lines are no rows; line numbers in
+messages count them all the same, as an editor does.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class JsonlRows:
         return f"{self.path}:{int(self._line_numbers[i]) + 1}"
 
     def _find_rows(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Starts of all lines with the end of the file, and the numbers (from 0) of those that are not blank."""
+        """Starts of all lines and the end of the file, and the numbers (from 0) of those with a row."""
         ends: list[npt.NDArray[np.int64]] = []
         size = len(self._bytes)
         for start in range(0, size, _CHUNK_BYTES):

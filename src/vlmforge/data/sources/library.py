@@ -45,13 +45,14 @@ class LibraryRows:
     def _open(self) -> Any:
         """The split as the library gives it."""
         import datasets
+        from datasets.exceptions import DatasetsError
 
         try:
             if is_saved_folder(self.path):
                 opened = datasets.load_from_disk(self.path)
             else:
                 opened = datasets.load_dataset(self.path)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        except (OSError, ValueError, DatasetsError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise self._error(f"cannot be opened: {reason}", "check the path or the hub id") from None
         if not isinstance(opened, datasets.DatasetDict):

@@ -1,7 +1,7 @@
 """Rows of a Parquet file, decoded a row group at a time.
 
-Decoded groups stay in memory up to `_CACHE_BYTES`. A shuffled file larger than that is decoded again and again:
-such data belongs in JSON lines or in a `datasets` folder.
+Decoded groups stay in memory up to `_CACHE_BYTES`. A shuffled file larger than that is decoded again and
+again: such data belongs in JSON lines or in a `datasets` folder.
 """
 
 from __future__ import annotations
