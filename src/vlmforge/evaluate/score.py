@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vlmforge.config.schema import GenerationConfig
-from vlmforge.data.loader import TaskSample
 from vlmforge.data.render import render_prompt
+from vlmforge.data.sample import Sample
 from vlmforge.evaluate.task import Task
 from vlmforge.generate.engine import generate_texts
 from vlmforge.generate.load import LoadedModel
@@ -30,7 +30,7 @@ class Answer:
 
 def answer_samples(
     loaded: LoadedModel,
-    samples: Sequence[TaskSample],
+    samples: Sequence[Sample],
     settings: GenerationConfig,
     on_answer: Callable[[int], None] = lambda done: None,
 ) -> list[Answer]:
@@ -42,10 +42,15 @@ def answer_samples(
         settings: how to generate.
         on_answer: called with the number of answers so far.
     """
-    prompts = [render_prompt(sample.messages, loaded.tokenizer) for sample in samples]
-    answers = []
-    for sample, text in zip(samples, generate_texts(loaded, prompts, settings), strict=True):
-        answers.append(Answer(sample.sample_id, sample.prompt, text, sample.reference))
+    asked = [sample.as_task() for sample in samples]
+    prompts = [
+        render_prompt(turns, loaded.tokenizer, sample.tools)
+        for (turns, _), sample in zip(asked, samples, strict=True)
+    ]
+    answers: list[Answer] = []
+    for text in generate_texts(loaded, prompts, settings):
+        turns, reference = asked[len(answers)]
+        answers.append(Answer(samples[len(answers)].sample_id, str(turns[-1]["content"]), text, reference))
         on_answer(len(answers))
     return answers
 

@@ -1,0 +1,166 @@
+"""The training loop: the same for every stage, every model and every mesh.
+
+It opens a session (model, optimizer, data), runs steps until the end or until somebody asks it to stop, and lets
+`outcome.py` finish.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from vlmforge.config.derived import BatchSizes
+from vlmforge.config.schema import Config
+from vlmforge.data.loader import StepBatch, num_steps
+from vlmforge.errors import EXIT_INTERRUPTED, EXIT_OK
+from vlmforge.models.tokenizer import build_tokenizer
+from vlmforge.observe.memory import peak_memory_gib
+from vlmforge.observe.progress import Progress
+from vlmforge.parallel.mesh import World, open_world
+from vlmforge.parallel.reduce import any_rank
+from vlmforge.train.interrupt import StopWish, watch_signals
+from vlmforge.train.outcome import export, finish, measure_before, save, validate
+from vlmforge.train.run_folder import completed_steps, find_run
+from vlmforge.train.schedule import lr_factor
+from vlmforge.train.session import Records, Session, open_records, open_session
+from vlmforge.train.step import StepResult, train_step
+
+
+def train(config: Config, sizes: BatchSizes) -> int:
+    """Train a recipe on the ranks that are running; every rank calls this.
+
+    Returns:
+        0 when the run is done or stopped where it was told to, 130 when it was interrupted and saved.
+
+    Raises:
+        VlmforgeError: data, a checkpoint or the training itself is wrong.
+    """
+    run = find_run(config)
+    device, timeout = config.launch.device, config.launch.timeout_seconds
+    # From here on a signal is a wish: even while the weights are loading it must not tear the ranks apart.
+    with watch_signals() as wish, open_world(sizes.dp_replicate, sizes.dp_shard, device, timeout) as world:
+        torch.use_deterministic_algorithms(config.run.deterministic)
+        tokenizer = build_tokenizer(config.model)
+        total_steps = _count_steps(config, tokenizer, world)
+        if completed_steps(run) == total_steps:
+            _say(world, f"already complete: {run.path} has its {total_steps} steps; run.name=... starts a new run")
+            return EXIT_OK
+        with Progress(total_steps, every_steps=config.logging.every_steps, enabled=world.is_main) as progress:
+            session = open_session(config, sizes, world, run, tokenizer, total_steps, progress)
+            with open_records(session, progress) as records:
+                return _run(session, records, wish)
+
+
+def _run(session: Session, records: Records, wish: StopWish) -> int:
+    measure_before(session, records)
+    step_batches = iter(session.loader)
+    while session.state.step < session.total_steps:
+        stop_after = session.config.run.stop_after_steps
+        is_interrupted = any_rank(wish.is_set, session.world.device)
+        if is_interrupted or (stop_after is not None and session.state.step >= stop_after):
+            return _stop(session, records, is_interrupted)
+        _one_step(session, records, step_batches)
+    finish(session, records)
+    return EXIT_OK
+
+
+def _count_steps(config: Config, tokenizer: PreTrainedTokenizerBase, world: World) -> int:
+    if config.stage.max_epochs is not None and config.stage.packing != "none":
+        _say(world, "counting packed rows ...")
+    return num_steps(config, tokenizer)
+
+
+def _say(world: World, text: str) -> None:
+    if world.is_main:
+        print(text, flush=True)
+
+
+def _one_step(session: Session, records: Records, step_batches: Iterator[StepBatch]) -> None:
+    """Fetch, train, record, and at intervals validate, save and export."""
+    config, step = session.config, session.state.step + 1
+    start = time.perf_counter()
+    batch = next(step_batches)
+    waited = time.perf_counter() - start
+    lr, result = _update(session, batch, step)
+    line = _measurements(session, result, lr, time.perf_counter() - start, waited)
+    is_last = step == session.total_steps
+    if is_last or _is_due(step, config.evaluate.every_steps):
+        line |= validate(session, records)
+    records.write_step(line, batch.sample_ids)
+    if is_last or _is_due(step, config.checkpointing.every_steps):
+        save(session, records)
+    every_export = config.checkpointing.export
+    if isinstance(every_export, int) and _is_due(step, every_export) and not is_last:
+        export(session, records)
+
+
+def _update(session: Session, batch: StepBatch, step: int) -> tuple[float, StepResult]:
+    """Train one step and move the session's position behind it; returns the learning rate used."""
+    config, state = session.config, session.state
+    # Dropout depends on the step and the rank only, so a resumed run draws what the whole run would have drawn.
+    torch.manual_seed(_derive_seed(config.run.seed, step, session.world.data_rank))
+    factor = lr_factor(config.stage.schedule, step, session.total_steps, config.stage.global_batch_size)
+    lr = config.stage.optimizer.lr * factor
+    result = train_step(
+        state.root,
+        state.optimizer,
+        batch.micro_batches,
+        step=step,
+        lr=lr,
+        max_grad_norm=config.stage.optimizer.max_grad_norm,
+        device=session.world.device,
+    )
+    session.ledger.add(batch.ledger)
+    session.ledger.check_bad_ratio(config.data.max_bad_ratio, session.loader.samples_per_epoch)
+    state.step = step
+    state.num_tokens_seen += result.num_tokens
+    state.data = {"position": batch.state, "ledger": session.ledger.as_dict()}
+    return lr, result
+
+
+def _measurements(
+    session: Session, result: StepResult, lr: float, step_time_seconds: float, data_wait_seconds: float
+) -> dict[str, Any]:
+    """A line of metrics.jsonl."""
+    tokens_per_second = result.num_tokens / step_time_seconds
+    limit = session.peak_flops * session.world.world_size
+    return {
+        "step": session.state.step,
+        "loss": result.loss,
+        "grad_norm": result.grad_norm,
+        "lr": lr,
+        "num_tokens": result.num_tokens,
+        "num_label_tokens": result.num_label_tokens,
+        "tokens_per_second": tokens_per_second,
+        "step_time_seconds": step_time_seconds,
+        "data_wait_seconds": data_wait_seconds,
+        "peak_memory_gib": peak_memory_gib(session.world.device.type),
+        "mfu_ratio": tokens_per_second * session.flops_per_token / limit,
+    }
+
+
+def _is_due(step: int, every_steps: int | None) -> bool:
+    return every_steps is not None and step % every_steps == 0
+
+
+def _derive_seed(seed: int, step: int, data_rank: int) -> int:
+    digest = hashlib.sha256(f"{seed}/{step}/{data_rank}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _stop(session: Session, records: Records, is_interrupted: bool) -> int:
+    """Save between two steps and leave the run to be continued."""
+    save(session, records)
+    reason = "interrupted" if is_interrupted else "stopped as run.stop_after_steps says"
+    records.progress.message(
+        f"{reason} after step {session.state.step} of {session.total_steps}; state saved in {session.run.checkpoints}; "
+        "the same command goes on from there"
+    )
+    return EXIT_INTERRUPTED if is_interrupted else EXIT_OK
+
+

@@ -1,0 +1,129 @@
+"""What a run leaves besides its steps: checkpoints, exports, scores before and after, a picture of the loss."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from vlmforge.checkpoint.store import prune
+from vlmforge.data.loader import iterate_validation, validation_samples
+from vlmforge.generate.load import stop_ids
+from vlmforge.models.export import export_adapter, export_model
+from vlmforge.observe.files import write_json
+from vlmforge.observe.metrics import read_metrics
+from vlmforge.observe.plot import save_loss_curve
+from vlmforge.parallel.mesh import barrier
+from vlmforge.train.run_folder import mark_complete
+from vlmforge.train.scoring import score_tasks, starting_folder
+from vlmforge.train.session import Records, Session, base_folder
+from vlmforge.train.validation import validation_loss
+
+# A longer prompt is not repeated in the command that is suggested, in characters.
+MAX_SHOWN_PROMPT = 120
+
+
+def validate(session: Session, records: Records) -> dict[str, float]:
+    """`validation_loss`, or nothing without validation data."""
+    config, world = session.config, session.world
+    if not config.data.validation:
+        return {}
+    batches = iterate_validation(config, session.tokenizer, world.data_rank, world.num_data_ranks)
+    with records.progress.status("validating"):
+        return {"validation_loss": validation_loss(session.state.root, batches, world.device)}
+
+
+def save(session: Session, records: Records) -> None:
+    with records.progress.status("saving"):
+        session.state.save(session.run.checkpoints)
+        if session.world.is_main:
+            write_json(session.run.path / "ledger.json", session.ledger.as_dict())
+            prune(session.run.checkpoints, session.config.checkpointing.keep_last)
+
+
+def export(session: Session, records: Records) -> None:
+    model, tokenizer, folder = session.state.root.model, session.tokenizer, session.run.export
+    is_main, adapter = session.world.is_main, session.config.stage.adapter
+    with records.progress.status("exporting"):
+        if adapter is not None:
+            export_adapter(model, tokenizer, folder, adapter, base_folder(session), is_main)
+        else:
+            export_model(model, tokenizer, folder, stop_ids(model, tokenizer), is_main)
+
+
+def measure_before(session: Session, records: Records) -> None:
+    """Validation loss and tasks of the model as it comes, once, before the first step."""
+    config = session.config
+    if not config.evaluate.before or session.state.step > 0:
+        session.scores |= _read_scores(session)
+        return
+    scores: dict[str, Any] = dict(validate(session, records))
+    if scores:
+        records.progress.validation(0, scores["validation_loss"])
+    folder = starting_folder(config)
+    if folder is not None:
+        scores |= _score(session, records, folder)
+    _write_scores(session, {"before": scores})
+
+
+def _read_scores(session: Session) -> dict[str, Any]:
+    path = session.run.path / "scores.json"
+    return json.loads(path.read_text()) if path.exists() and session.state.step > 0 else {}
+
+
+def _score(session: Session, records: Records, folder: str) -> dict[str, Any]:
+    config = session.config
+    if not config.evaluate.tasks:
+        return {}
+    samples = validation_samples(config, config.evaluate.limit)
+    with records.progress.status(f"scoring {', '.join(config.evaluate.tasks)} on {len(samples)} held-out samples"):
+        scores = score_tasks(config, folder, samples, session.world, records.progress)
+    for name, result in scores.items():
+        low, high = result["interval_95"]
+        records.progress.message(
+            f"{name}: {result['num_right']} of {result['num_samples']} right "
+            f"({100 * result['num_right'] / max(1, result['num_samples']):.1f}%, "
+            f"95% interval {100 * low:.1f}% to {100 * high:.1f}%)"
+        )
+    return scores
+
+
+def _write_scores(session: Session, scores: dict[str, Any]) -> None:
+    session.scores |= scores
+    if session.world.is_main:
+        write_json(session.run.path / "scores.json", session.scores)
+
+
+def finish(session: Session, records: Records) -> None:
+    """Export, score, draw, and mark the run as complete."""
+    config, run = session.config, session.run
+    after: dict[str, Any] = {}
+    if session.world.is_main and config.data.validation:
+        # Measured with the last step; a run resumed only to be finished finds it there too.
+        after["validation_loss"] = read_metrics(run.path / "metrics.jsonl")[-1]["validation_loss"]
+    if config.checkpointing.export != "never":
+        export(session, records)
+        after |= _score(session, records, str(run.export))
+    if after:
+        _write_scores(session, {"after": after})
+    if session.world.is_main:
+        save_loss_curve(run.path / "metrics.jsonl", run.path / "loss.png")
+        mark_complete(run, session.total_steps)
+        _say_goodbye(session, records, after)
+    barrier()
+
+
+def _say_goodbye(session: Session, records: Records, after: dict[str, Any]) -> None:
+    """What was reached, one example, and the next command to type."""
+    say = records.progress.message
+    losses = [line["loss"] for line in read_metrics(session.run.path / "metrics.jsonl")]
+    say(f"loss {losses[0]:.4f} at step 1, {losses[-1]:.4f} at step {len(losses)}; curve in {session.run.path / 'loss.png'}")
+    prompt = "..."
+    for name in session.config.evaluate.tasks:
+        if answers := after.get(name, {}).get("answers"):
+            prompt = answers[0]["prompt"]
+            say(f"example: {prompt!r} -> {answers[0]['answer']!r} (reference {answers[0]['reference']!r})")
+            break
+    if session.config.checkpointing.export != "never":
+        quoted = shlex.quote(f"prompt={prompt}") if len(prompt) < MAX_SHOWN_PROMPT else 'prompt="..."'
+        say(f"next: vlmforge generate checkpoint={session.run.path} {quoted}")

@@ -1,0 +1,132 @@
+"""The run folder: whether a run is new, goes on, or is done, and the names of its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmforge.checkpoint.store import list_steps, step_folder
+from vlmforge.config.encode import encode_absolute
+from vlmforge.config.schema import Config
+from vlmforge.errors import CheckpointError, Problem
+from vlmforge.observe.files import write_json
+
+# What a run may be continued with: how long, how it is started and watched, and on which mesh.
+MAY_DIFFER = (
+    "run.name",
+    "run.output_dir",
+    "run.stop_after_steps",
+    "stage.max_steps",
+    "stage.micro_batch_size",
+    "stage.generation",
+    "data.num_workers",
+    "parallelism.dp_replicate",
+    "parallelism.dp_shard",
+    "parallelism.recompute",
+    "logging",
+    "launch",
+    "checkpointing",
+    "evaluate",
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run lives and from where it starts.
+
+    Attributes:
+        path: the folder.
+        resume_from: step folder to go on from; None: from the beginning.
+    """
+
+    path: Path
+    resume_from: Path | None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of step folders."""
+        return self.path / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        """Folder of the exported model."""
+        return self.path / "export"
+
+    @property
+    def manifest(self) -> Path:
+        """Versions, mesh, data, and the recipe as it was resolved."""
+        return self.path / "manifest.json"
+
+
+def find_run(config: Config) -> RunFolder:
+    """Decide from what is on disk how this run starts; reads only, so that every rank decides the same.
+
+    Raises:
+        CheckpointError: the folder belongs to another recipe, or must not exist.
+    """
+    assert config.run.name is not None, "the command derives a name from the recipe's"
+    path = Path(config.run.output_dir) / config.run.name
+    resume = config.checkpointing.resume
+    if resume not in ("auto", "never"):
+        return RunFolder(path, Path(resume))
+    manifest = _read_manifest(path)
+    if manifest is None:
+        return RunFolder(path, None)
+    if resume == "never":
+        problem = Problem(
+            f"checkpointing.resume = never, but {path} holds a run already",
+            str(path),
+            f"run.name={config.run.name}-2, or checkpointing.resume=auto to go on",
+        )
+        raise CheckpointError(problem)
+    differences = list(_differences(manifest.get("recipe", {}), encode_absolute(config)))
+    if differences:
+        shown = "; ".join(differences[:8]) + ("; ..." if len(differences) > 8 else "")
+        problem = Problem(
+            f"{path} holds a run of another recipe: {shown}",
+            str(path / "recipe.yaml"),
+            f"run.name={config.run.name}-2 for a new run, or the values of the run to go on with it",
+        )
+        raise CheckpointError(problem)
+    steps = list_steps(path / "checkpoints")
+    return RunFolder(path, step_folder(path / "checkpoints", steps[-1]) if steps else None)
+
+
+def completed_steps(run: RunFolder) -> int | None:
+    """Steps of a run that was finished, with export and scores; None when it was not."""
+    manifest = _read_manifest(run.path)
+    return None if manifest is None else manifest.get("completed_steps")
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((path / "manifest.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    # Through JSON, so that tuples and lists are the same.
+    flat_old, flat_new = dict(_flatten(old)), dict(_flatten(json.loads(json.dumps(new))))
+    for key in sorted(flat_old.keys() | flat_new.keys()):
+        is_free = any(key == free or key.startswith(f"{free}.") for free in MAY_DIFFER)
+        if not is_free and flat_old.get(key) != flat_new.get(key):
+            yield f"{key} is {flat_old.get(key)} there and {flat_new.get(key)} here"
+
+
+def _flatten(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(values, Mapping) and values:
+        for name, value in values.items():
+            yield from _flatten(value, f"{path}.{name}" if path else str(name))
+    else:
+        yield path, values
+
+
+def mark_complete(run: RunFolder, num_steps: int) -> None:
+    """Note in the manifest that a run has its steps, its export and its scores; the last thing a run writes."""
+    manifest = _read_manifest(run.path)
+    assert manifest is not None, "a run writes its manifest before its first step"
+    write_json(run.manifest, manifest | {"completed_steps": num_steps})

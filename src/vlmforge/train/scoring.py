@@ -1,0 +1,50 @@
+"""Tasks before and after training, every rank answering its share of the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vlmforge.config.schema import Config
+from vlmforge.data.sample import Sample
+from vlmforge.evaluate import TASKS
+from vlmforge.evaluate.score import answer_samples, score
+from vlmforge.generate.load import find_checkpoint, load_checkpoint
+from vlmforge.observe.progress import Progress
+from vlmforge.parallel.mesh import World, gather_objects
+
+
+def score_tasks(config: Config, folder: str, samples: Sequence[Sample], world: World, progress: Progress) -> dict[str, Any]:
+    """Scores of every task of the recipe; a collective.
+
+    The model is loaded from a folder as any user would load it, so that what is scored is what was exported.
+
+    Args:
+        config: tasks and generation settings.
+        folder: a Hugging Face or PEFT folder, or a hub id.
+        samples: held-out samples.
+        world: divides the samples among its ranks.
+        progress: counts rank 0's answers.
+    """
+    if not config.evaluate.tasks:
+        return {}
+    loaded = load_checkpoint(find_checkpoint(folder), config, world.device)
+    share = samples[world.rank :: world.world_size]
+    every = max(1, config.stage.generation.batch_size)
+
+    def show(done: int) -> None:
+        if done % every == 0 or done == len(share):
+            progress.message(f"  answered {done * world.world_size} of {len(samples)}")
+
+    parts = gather_objects(answer_samples(loaded, share, config.stage.generation, show))
+    answers = [parts[index % world.world_size][index // world.world_size] for index in range(len(samples))]
+    return {name: score(TASKS[name], answers) for name in config.evaluate.tasks}
+
+
+def starting_folder(config: Config) -> str | None:
+    """Where the model lies before training, for scores before; None for random weights."""
+    if config.model.init == "random" or config.model.pretrained is None:
+        return None
+    adapter = config.stage.adapter
+    return adapter.path if adapter is not None and adapter.path is not None else str(Path(config.model.pretrained))

@@ -1,0 +1,192 @@
+"""What a training process holds, and the files it keeps: model, optimizer, data, run folder, records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from vlmforge.checkpoint.store import SafetensorsReader
+from vlmforge.config.derived import BatchSizes
+from vlmforge.config.encode import encode_absolute, to_yaml
+from vlmforge.config.schema import Config
+from vlmforge.data.check import fingerprint_sources
+from vlmforge.data.ledger import Ledger
+from vlmforge.data.loader import TrainLoader, build_train_loader
+from vlmforge.generate.load import stop_ids
+from vlmforge.models.build import TORCH_DTYPES, build_on_meta, count_parameters, find_family, find_layers, materialise
+from vlmforge.models.export import export_model
+from vlmforge.models.head import LossModel
+from vlmforge.models.tokenizer import hash_template
+from vlmforge.observe.files import write_json, write_text
+from vlmforge.observe.manifest import build_manifest
+from vlmforge.observe.metrics import JsonLines, MetricsWriter
+from vlmforge.observe.progress import Progress
+from vlmforge.observe.speed import measure_matmul_flops
+from vlmforge.observe.trackers import Tracker, build_trackers
+from vlmforge.parallel.mesh import World, barrier
+from vlmforge.parallel.recompute import apply_recompute
+from vlmforge.parallel.shard import apply_fsdp
+from vlmforge.train.optimizer import build_optimizer
+from vlmforge.train.run_folder import RunFolder
+from vlmforge.train.state import TrainState
+
+
+@dataclass
+class Session:
+    """Everything one process holds while it trains.
+
+    Attributes:
+        config: the recipe.
+        world: this rank's place.
+        run: the run folder.
+        tokenizer: of the model.
+        total_steps: steps of the whole run, which the schedule counts on.
+        loader: this rank's part of every step.
+        state: model, optimizer, position: what a checkpoint holds.
+        ledger: what became of the samples so far.
+        flops_per_token: floating-point operations of a forward and backward pass.
+        peak_flops: what this rank's device can do in a second, measured.
+        scores: what was measured before and after.
+    """
+
+    config: Config
+    world: World
+    run: RunFolder
+    tokenizer: PreTrainedTokenizerBase
+    total_steps: int
+    loader: TrainLoader
+    state: TrainState
+    ledger: Ledger
+    flops_per_token: int
+    peak_flops: float
+    scores: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Records:
+    """The files that a run writes while it goes; on ranks other than 0 they do nothing."""
+
+    metrics: MetricsWriter
+    batches: JsonLines
+    trackers: list[Tracker]
+    progress: Progress
+
+    def write_step(self, line: dict[str, Any], sample_ids: Sequence[str]) -> None:
+        """Record and show one finished step."""
+        self.metrics.write(line)
+        self.batches.write({"step": line["step"], "sample_ids": list(sample_ids)})
+        for tracker in self.trackers:
+            tracker.log(line, line["step"])
+        self.progress.update(line)
+
+
+def open_session(
+    config: Config,
+    sizes: BatchSizes,
+    world: World,
+    run: RunFolder,
+    tokenizer: PreTrainedTokenizerBase,
+    total_steps: int,
+    progress: Progress,
+) -> Session:
+    """Build the model, load weights and, for a run that goes on, its state; make the run folder."""
+    with progress.status("loading the model"):
+        root = build_root(config, world)
+    optimizer = build_optimizer(root, config.stage.optimizer)
+    state = TrainState(root, optimizer, step=0, data={}, num_tokens_seen=0)
+    if run.resume_from is not None:
+        with progress.status(f"resuming from {run.resume_from}"):
+            state.restore(run.resume_from)
+    loader = build_train_loader(
+        config, tokenizer, world.data_rank, world.num_data_ranks, sizes.grad_accum_steps, state.data.get("position")
+    )
+    total, trained = count_parameters(root)
+    with progress.status("measuring the machine"):
+        peak_flops = measure_matmul_flops(world.device, TORCH_DTYPES[config.parallelism.param_dtype])
+    ledger = Ledger.from_dict(state.data["ledger"]) if "ledger" in state.data else Ledger()
+    progress.message(
+        f"{total / 1e6:.1f}M parameters, {trained / 1e6:.1f}M trained; "
+        f"{total_steps} steps of {config.stage.global_batch_size} rows on {world.world_size} "
+        f"{'rank' if world.world_size == 1 else 'ranks'} ({world.device.type}); run folder {run.path}"
+    )
+    # Forward and backward through every weight, and the gradient of those that are trained: 6N, or 4N for adapters.
+    flops_per_token = 4 * total + 2 * trained
+    session = Session(
+        config, world, run, tokenizer, total_steps, loader, state, ledger, flops_per_token, peak_flops, {}
+    )
+    _write_run_folder(session)
+    return session
+
+
+def build_root(config: Config, world: World) -> LossModel:
+    """The sharded model with its first weights, in training mode; the order of the passes is fixed."""
+    model = build_on_meta(config)
+    apply_recompute(model, config.parallelism.recompute)
+    root = LossModel(model)
+    precision = config.parallelism
+    apply_fsdp(
+        root,
+        find_layers(model, find_family(config.model)),
+        world.mesh,
+        param_dtype=TORCH_DTYPES[precision.param_dtype],
+        reduce_dtype=TORCH_DTYPES[precision.reduce_dtype],
+    )
+    materialise(model, config, world.device, SafetensorsReader())
+    return root.train()
+
+
+def _write_run_folder(session: Session) -> None:
+    """recipe.yaml, manifest.json and, for a LoRA on random weights, the base that the adapter belongs to."""
+    config, run = session.config, session.run
+    resolved = encode_absolute(config)
+    if session.world.is_main:
+        nameless = encode_absolute(replace(config, run=replace(config.run, name=None)))
+        write_text(run.path / "recipe.yaml", to_yaml(nameless))
+        manifest = build_manifest(
+            mesh=session.world.axes(),
+            data_fingerprints=fingerprint_sources(config),
+            chat_template_hash=hash_template(session.tokenizer),
+            parent_checkpoint=str(run.resume_from) if run.resume_from else starting_folder(config),
+        )
+        write_json(run.manifest, manifest | {"recipe": resolved, "completed_steps": None})
+    barrier()
+    if config.stage.adapter is not None and base_folder(session) == str(run.path.absolute() / "base_model"):
+        model = session.state.root.model
+        stops = stop_ids(model, session.tokenizer)
+        export_model(model, session.tokenizer, run.path / "base_model", stops, session.world.is_main)
+
+
+def base_folder(session: Session) -> str:
+    """The model that an adapter belongs to: a hub id or an absolute folder."""
+    model = session.config.model
+    if model.init == "random" or model.pretrained is None:
+        return str(session.run.path.absolute() / "base_model")
+    path = Path(model.pretrained)
+    return str(path.absolute()) if path.is_dir() else model.pretrained
+
+
+@contextmanager
+def open_records(session: Session, progress: Progress) -> Iterator[Records]:
+    run, config, is_main = session.run, session.config, session.world.is_main
+    step = session.state.step
+    metrics = MetricsWriter(run.path / "metrics.jsonl", enabled=is_main)
+    batches = JsonLines(run.path / "batches.jsonl", enabled=is_main and config.logging.sample_ids)
+    metrics.cut_after(step)
+    batches.cut_after(step)
+    trackers: list[Tracker] = []
+    if is_main:
+        name = run.path.name
+        trackers = build_trackers(
+            config.logging.trackers, run.path, name, encode_absolute(config), resumed_step=step
+        )
+    try:
+        with metrics, batches:
+            yield Records(metrics, batches, trackers, progress)
+    finally:
+        for tracker in trackers:
+            tracker.close()
