@@ -5,10 +5,13 @@ it, and a key without a `doc` cannot be written, because `key` asks for one. It 
 depend on each other: `check.py` does.
 """
 
+# `key` makes a fresh field for every call, which ruff cannot see.
+# ruff: noqa: RUF009
+
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 GROUPS = ("model", "parallelism", "data", "stage", "launch", "scale")
@@ -93,10 +96,14 @@ class ModelConfig:
 class ParallelismConfig:
     """How many processes share the work, and in which precision they compute."""
 
-    dp_replicate: int = key(1, "Number of copies of the sharded model (HSDP); gradients are averaged over them.", minimum=1)
+    dp_replicate: int = key(
+        1, "Number of copies of the sharded model (HSDP); gradients are averaged over them.", minimum=1
+    )
     dp_shard: int = key(
-        -1, "Number of ranks that weights, gradients and optimizer are sharded over (FSDP2); -1: all that are left.",
-        minimum=-1, example=1,
+        -1,
+        "Number of ranks that weights, gradients and optimizer are sharded over (FSDP2); -1: all that are left.",
+        minimum=-1,
+        example=1,
     )
     tp: int = key(1, "Tensor-parallel ranks.", minimum=1)
     cp: int = key(1, "Context-parallel ranks: one sequence over several ranks.", minimum=1)
@@ -119,7 +126,8 @@ class SourceConfig:
     """One source of a blend."""
 
     path: tuple[str, ...] = key(
-        tuple, "File or list of files (.jsonl, .parquet), a `datasets` folder or hub id, or `builtin:<name>`.",
+        tuple,
+        "File or list of files (.jsonl, .parquet), a `datasets` folder or hub id, or `builtin:<name>`.",
         example="data/train.jsonl",
     )
     format: str = key("", "How a row becomes a sample: text, messages or prompt_response.", example="messages")
@@ -127,8 +135,10 @@ class SourceConfig:
     split: str | None = key(None, "Split of a `datasets` folder or hub id.", example="train")
     rows: tuple[int, int] | None = key(None, "Use rows [start, stop) only.", example=[0, 1000])
     weight: float | None = key(
-        None, "Share of the samples drawn from this source, relative to the others; null: as many as it has rows.",
-        above=0, example=1.0,
+        None,
+        "Share of the samples drawn from this source, relative to the others; null: as many as it has rows.",
+        above=0,
+        example=1.0,
     )
     columns: Mapping[str, str] = key(
         dict, "Where the format's fields are, dotted for nested columns, for example `prompt: extra_info.question`."
@@ -196,7 +206,9 @@ class ScheduleConfig:
     warmup_steps: int | None = key(None, "Steps of linear warm-up from 0.", minimum=0, example=10)
     warmup_samples: int | None = key(None, "Warm-up counted in samples (rows).", minimum=0, example=10000)
     warmup_ratio: float | None = key(None, "Warm-up as a share of all steps.", minimum=0, maximum=1, example=0.1)
-    decay_steps: int | None = key(None, "Step at which the decay has ended; null: the last step.", minimum=1, example=100)
+    decay_steps: int | None = key(
+        None, "Step at which the decay has ended; null: the last step.", minimum=1, example=100
+    )
     decay_samples: int | None = key(None, "The same counted in samples (rows).", minimum=1, example=100000)
     min_lr_ratio: float = key(0.0, "Lowest learning rate, as a share of the peak.", minimum=0, maximum=1)
 
@@ -234,8 +246,10 @@ class StageConfig:
     global_batch_size: int = key(8, "Rows per optimizer step, over all ranks.", minimum=1)
     max_steps: int | None = key(None, "Stop after this many optimizer steps.", minimum=1, example=100)
     max_epochs: float | None = key(
-        None, "Stop after this many passes over the training data; with max_steps the sooner counts.",
-        above=0, example=1,
+        None,
+        "Stop after this many passes over the training data; with max_steps the sooner counts.",
+        above=0,
+        example=1,
     )
     optimizer: OptimizerConfig = key(OptimizerConfig, "The update rule.")
     schedule: ScheduleConfig = key(ScheduleConfig, "The learning rate over steps.")
@@ -259,10 +273,14 @@ class RunConfig:
 class CheckpointingConfig:
     """When state is saved, kept and exported."""
 
-    every_steps: int | None = key(None, "Save every N steps, besides the last; null: the last only.", minimum=1, example=100)
+    every_steps: int | None = key(
+        None, "Save every N steps, besides the last; null: the last only.", minimum=1, example=100
+    )
     keep_last: int = key(2, "Checkpoints kept; older ones are deleted after a newer one is complete.", minimum=1)
     async_save: bool = key(False, "Write checkpoints while training goes on.")
-    resume: str = key("auto", "`auto`: go on where the run folder stopped; `never`: refuse a folder that exists; or a step folder.")
+    resume: str = key(
+        "auto", "`auto`: go on where the run folder stopped; `never`: refuse a folder that exists; or a step folder."
+    )
     export: Literal["last", "never"] | int = key(
         "last", "Write `export/` at the end, never, or also every N steps.", minimum=1
     )
@@ -286,7 +304,9 @@ class EvaluateConfig:
     tasks: tuple[str, ...] = key(tuple, "Tasks scored on `data.validation` after training.", example=["exact_match"])
     limit: int | None = key(None, "Use the first N validation samples for tasks; null: all.", minimum=1, example=50)
     before: bool = key(False, "Measure validation loss and tasks before the first step too.")
-    every_steps: int | None = key(None, "Measure validation loss every N steps, besides the end.", minimum=1, example=100)
+    every_steps: int | None = key(
+        None, "Measure validation loss every N steps, besides the end.", minimum=1, example=100
+    )
 
 
 @dataclass(frozen=True)
@@ -304,7 +324,9 @@ class LaunchConfig:
 class ScaleConfig:
     """Full size, or the same recipe made tiny."""
 
-    name: Literal["full", "tiny"] = key("full", "Chosen as a group, `scale=tiny`.")
+    name: Literal["full", "tiny"] = key(
+        "full", "Chosen as a group, `scale=tiny`; in the body of a recipe it only records what was chosen."
+    )
 
 
 @dataclass(frozen=True)
@@ -321,3 +343,54 @@ class Config:
     evaluate: EvaluateConfig = key(EvaluateConfig, "Measuring.")
     launch: LaunchConfig = key(LaunchConfig, "Starting.")
     scale: ScaleConfig = key(ScaleConfig, "The size.")
+
+
+@dataclass(frozen=True)
+class KeySpec:
+    """One key of the schema, for the decoder, the documentation and suggestions.
+
+    Attributes:
+        path: dotted; `data.train.N.path` for what stands in a list.
+        type: its resolved annotation.
+        default: what holds when nobody sets it.
+        info: its documentation and range.
+    """
+
+    path: str
+    type: Any
+    default: Any
+    info: KeyInfo
+
+
+def keys_of(section: type, prefix: str = "") -> dict[str, KeySpec]:
+    """The keys of one section by name, in the order of the schema."""
+    types = get_type_hints(section)
+    found: dict[str, KeySpec] = {}
+    for item in fields(section):
+        default = item.default if item.default is not MISSING else None
+        if item.default_factory is not MISSING:
+            default = item.default_factory()
+        path = f"{prefix}.{item.name}" if prefix else item.name
+        found[item.name] = KeySpec(path, types[item.name], default, item.metadata["info"])
+    return found
+
+
+def section_of(annotation: Any) -> tuple[type, bool] | None:
+    """The dataclass that an annotation holds, and whether in a list; null for plain values."""
+    if is_dataclass(annotation) and isinstance(annotation, type):
+        return annotation, False
+    for argument in get_args(annotation):
+        inner = section_of(argument)
+        if inner is not None:
+            return inner[0], inner[1] or get_origin(annotation) is tuple
+    return None
+
+
+def walk_keys(section: type = Config, prefix: str = "") -> Iterator[KeySpec]:
+    """Every key below a section, outer before inner; sections themselves are not keys."""
+    for spec in keys_of(section, prefix).values():
+        inner = section_of(spec.type)
+        if inner is None:
+            yield spec
+        else:
+            yield from walk_keys(inner[0], f"{spec.path}.N" if inner[1] else spec.path)

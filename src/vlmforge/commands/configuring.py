@@ -1,0 +1,100 @@
+"""From a request to a config that has passed gates 1 and 2; every command that takes a recipe starts here.
+
+Nothing here imports torch, transformers or datasets, so that a mistake is answered at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlmforge.commands.request import Request
+from vlmforge.config.check import check
+from vlmforge.config.compose import compose
+from vlmforge.config.decode import decode
+from vlmforge.config.derived import BatchSizes, count_gpus, derive_batch, derive_world_size
+from vlmforge.config.facts import Facts
+from vlmforge.config.origins import Origins
+from vlmforge.config.schema import Config
+from vlmforge.data.formats import FORMATS
+from vlmforge.errors import ConfigError, DataError, Problem
+from vlmforge.evaluate import TASKS
+from vlmforge.models import FAMILIES
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe that can be run.
+
+    Attributes:
+        config: decoded and checked.
+        origins: where each value was said.
+        recipe_name: what `vlmforge recipes` calls it, or a name made of its path.
+        recipe_path: its file.
+        run_name: `run.name`, or the one derived from the recipe's name.
+        batch: ranks, and how they cut the global batch.
+    """
+
+    config: Config
+    origins: Origins
+    recipe_name: str
+    recipe_path: Path
+    run_name: str
+    batch: BatchSizes
+
+
+def load_config(request: Request, *, with_data: bool = True, environ: Mapping[str, str] | None = None) -> LoadedRecipe:
+    """Compose, decode and check the recipe of a request (gates 1 and 2).
+
+    Args:
+        request: its `recipe`, `world_size`, `check_data` and overrides are read.
+        with_data: whether the command needs data at all; `check_data=false` skips gate 2 too.
+        environ: for torchrun's WORLD_SIZE; null: this process's.
+
+    Raises:
+        ConfigError: anything is wrong with the config; problems of the data are listed too.
+        DataError: only the data is wrong.
+    """
+    environ = os.environ if environ is None else environ
+    recipe = request.required("recipe", "quickstart")
+    world_size = request.number("world_size") or _torchrun_world_size(environ)
+    with_data = request.flag("check_data", default=True) and with_data
+
+    composed = compose(recipe, request.overrides, FAMILIES)
+    decoded = decode(composed.values, composed.origins)
+    config = decoded.config
+    num_gpus = count_gpus(config, environ)
+    facts = Facts(FAMILIES, FORMATS, TASKS, world_size, num_gpus, composed.stated_shape)
+    problems = [*composed.problems, *decoded.problems, *check(decoded, composed.origins, facts)]
+    data_problems = _check_data(config, composed.origins) if with_data else []
+    if problems:
+        raise ConfigError(_without_repeats([*problems, *data_problems]))
+    if data_problems:
+        raise DataError(data_problems)
+    return LoadedRecipe(
+        config=config,
+        origins=composed.origins,
+        recipe_name=composed.recipe.name,
+        recipe_path=composed.recipe.path,
+        run_name=config.run.name or composed.recipe.run_name,
+        batch=derive_batch(config, derive_world_size(config, world_size, num_gpus)),
+    )
+
+
+def _torchrun_world_size(environ: Mapping[str, str]) -> int | None:
+    given = environ.get("WORLD_SIZE", "")
+    return int(given) if given.isdigit() and int(given) > 0 else None
+
+
+def _check_data(config: Config, origins: Origins) -> list[Problem]:
+    """Gate 2: files and columns; imported late because it reads parquet files with pyarrow."""
+    from vlmforge.data.check import check_data
+
+    return check_data(config, origins)
+
+
+def _without_repeats(problems: list[Problem]) -> list[Problem]:
+    """A bad value can be found by both gates; the first to say so is enough."""
+    return list(dict.fromkeys(problems))

@@ -1,0 +1,63 @@
+"""`vlmforge validate`: every check that can be made without weights, all errors at once."""
+
+from __future__ import annotations
+
+from vlmforge.commands.configuring import LoadedRecipe, load_config
+from vlmforge.commands.request import Request
+from vlmforge.config.derived import derive_num_steps
+from vlmforge.config.schema import Config
+from vlmforge.errors import EXIT_OK, ConfigError, Problem
+
+
+def run(request: Request) -> int:
+    """Run gates 1 to 3 and print one line if nothing is wrong.
+
+    Raises:
+        ConfigError: the recipe is wrong, or the model does not match its tables.
+        DataError: only the data is wrong.
+    """
+    loaded = load_config(request)
+    problems = _check_on_meta(loaded.config)
+    if problems:
+        raise ConfigError(problems)
+    print(describe(loaded, _count_rows(loaded.config) if request.flag("check_data", default=True) else None))
+    return EXIT_OK
+
+
+def _check_on_meta(config: Config) -> list[Problem]:
+    """Gate 3: build the model without memory and match every table; imports torch, so it comes last."""
+    from vlmforge.models.build import check_on_meta
+
+    return check_on_meta(config)
+
+
+def _count_rows(config: Config) -> int | None:
+    """Rows of one epoch, where files alone tell."""
+    if config.stage.packing != "none" or config.stage.max_epochs is None:
+        return None
+    from vlmforge.data.check import count_rows
+
+    return count_rows(config)
+
+
+def describe(loaded: LoadedRecipe, num_rows: int | None) -> str:
+    """The `ok:` line: mesh, micro-batches, steps."""
+    config, batch = loaded.config, loaded.batch
+    mesh = f"dp_replicate {batch.dp_replicate} x dp_shard {batch.dp_shard} = {_count(batch.world_size, 'rank')}"
+    micro = f"{_count(batch.grad_accum_steps, 'micro-batch', 'es')} of {_count(config.stage.micro_batch_size, 'row')}"
+    return f"ok: {loaded.recipe_name}: {mesh}, {micro} per rank and step, {_length(config, num_rows)}"
+
+
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number} {noun}{'' if number == 1 else plural}"
+
+
+def _length(config: Config, num_rows: int | None) -> str:
+    steps = derive_num_steps(config, num_rows)
+    if steps is not None:
+        return _count(steps, "step")
+    if config.stage.max_epochs is None:
+        return "no training"
+    epochs = f"{config.stage.max_epochs:g} epoch{'' if config.stage.max_epochs == 1 else 's'}"
+    limit = config.stage.max_steps
+    return epochs if limit is None else f"{epochs}, at most {_count(limit, 'step')}"

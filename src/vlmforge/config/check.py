@@ -1,0 +1,30 @@
+"""Gate 1: every rule that a config can break without a look at data or weights. Imports neither torch nor Hydra."""
+
+from __future__ import annotations
+
+from vlmforge.config.decode import Decoded
+from vlmforge.config.facts import Facts
+from vlmforge.config.origins import Origins
+from vlmforge.config.rules import data, mesh, model, run, stage
+from vlmforge.config.rules.finding import Finding, Rule, Subject
+from vlmforge.errors import Problem
+
+RULES: tuple[Rule, ...] = (*model.RULES, *mesh.RULES, *data.RULES, *stage.RULES, *run.RULES)
+
+
+def check(decoded: Decoded, origins: Origins, facts: Facts) -> list[Problem]:
+    """Every broken rule of a decoded config, besides the problems that decoding found."""
+    subject = Subject(decoded.config, origins, facts)
+    findings = [finding for rule in RULES for finding in rule(subject)]
+    return [_problem(finding, origins) for finding in findings if not _rests_on(finding, decoded.bad)]
+
+
+def _rests_on(finding: Finding, bad: frozenset[str]) -> bool:
+    """Whether a value that the finding is about, or the section around it, could not be read."""
+    return any(path == wrong or path.startswith(f"{wrong}.") for path in finding.paths for wrong in bad)
+
+
+def _problem(finding: Finding, origins: Origins) -> Problem:
+    """The first key that somebody set is where the user can change something."""
+    said = [path for path in finding.paths if path in origins]
+    return Problem(finding.what, origins.where(said[0] if said else finding.paths[0]), finding.fix)

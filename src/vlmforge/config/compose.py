@@ -1,0 +1,375 @@
+"""The door to Hydra: composes a recipe and the command line's overrides into one plain dict.
+
+Hydra reads the recipe and its group files and merges them. It does not see the values of the command line, because
+it stops at the first bad one and refuses keys that no YAML mentions: they are parsed one by one, then applied to the
+composed dict. Keys that do not exist are left for the decoder, which knows all of them.
+
+This is the only file that imports hydra or omegaconf. Hydra configures no logging here and makes no folder.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Sweep
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vlmforge.config.facts import FamilyFacts
+from vlmforge.config.origins import Origins
+from vlmforge.config.overrides import Choice, Setting, apply_settings, command_line, quoted
+from vlmforge.config.pretrained import Stated, drop_stated_shape
+from vlmforge.config.recipes import (
+    RecipeFile,
+    find_group_file,
+    group_folders,
+    group_options,
+    locate_recipe,
+)
+from vlmforge.config.scale import TINY_MESH, apply_tiny
+from vlmforge.config.schema import GROUPS
+from vlmforge.config.yaml_lines import Entry, YamlFile, read_yaml
+from vlmforge.errors import ConfigError, Problem, nearest
+
+# The name under which Hydra sees the recipe; a user's own file beside it cannot have it by accident.
+PRIMARY = "_vlmforge_recipe_"
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A recipe with its group files, scale and overrides merged; nothing is decoded yet.
+
+    Attributes:
+        recipe: the file it came from.
+        values: nested plain dict, sections at the top.
+        origins: where each value was said.
+        stated_shape: `model.config` as the model's group file states it, before any override.
+        problems: what is wrong so far; the values are as good as they could be made.
+    """
+
+    recipe: RecipeFile
+    values: dict[str, Any]
+    origins: Origins
+    stated_shape: Mapping[str, Any]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One file in merge order; `package` is the section it is merged into, "" for the top."""
+
+    file: YamlFile
+    package: str
+    is_group: bool
+
+
+def compose(recipe: str, overrides: Sequence[str], families: Mapping[str, FamilyFacts]) -> Composed:
+    """Compose a recipe.
+
+    Args:
+        recipe: what `recipe=` says.
+        overrides: the rest of the command line, in Hydra's grammar.
+        families: for `scale=tiny`, which knows nothing of families itself.
+
+    Raises:
+        ConfigError: a file is missing or is no YAML, or a group has no such option, so that nothing can be merged.
+    """
+    found = locate_recipe(recipe)
+    choices, settings, problems = parse_overrides(overrides)
+    primary = read_yaml(found.path)
+    blocking = [*primary.problems, *_check_defaults(found, primary), *_check_choices(found, choices)]
+    if blocking:
+        raise ConfigError([*problems, *blocking])
+    layers, values = _merge_files(found, primary, choices)
+    refused = [problem for layer in layers if layer.is_group for problem in layer.file.problems]
+    if refused:
+        raise ConfigError([*problems, *refused])
+
+    origins = _find_origins(primary, layers)
+    stated = _find_stated(layers)
+    problems += _check_body(layers, choices, primary)
+    drop_stated_shape(values, origins, stated)
+    if _is_tiny(layers):
+        apply_tiny(values, origins, families, keep_mesh=_sets_mesh(choices, settings))
+    problems += apply_settings(settings, values, origins)
+    drop_stated_shape(values, origins, stated)
+    values, unresolved = _resolve(values, origins)
+    return Composed(found, values, origins, stated.shape_of(origins), (*problems, *unresolved))
+
+
+# Overrides -----------------------------------------------------------------------------------------------------
+
+
+def parse_overrides(overrides: Sequence[str]) -> tuple[list[Choice], list[Setting], list[Problem]]:
+    """Parse every override alone, so that all mistakes are found; split group choices from values."""
+    parser = OverridesParser.create()
+    choices: dict[str, Choice] = {}
+    settings: list[Setting] = []
+    problems: list[Problem] = []
+    for text in overrides:
+        parsed = _parse_override(parser, text)
+        if isinstance(parsed, Problem):
+            problems.append(parsed)
+        elif isinstance(parsed, Choice):
+            choices[parsed.group] = parsed
+        else:
+            settings.append(parsed)
+    return list(choices.values()), settings, problems
+
+
+def _parse_override(parser: OverridesParser, text: str) -> Choice | Setting | Problem:
+    try:
+        parsed = parser.parse_override(text)
+    except HydraException:
+        return _grammar_problem(parser, text)
+    key = parsed.key_or_group
+    problem = _unsupported(parsed, text)
+    if problem is not None:
+        return problem
+    value = parsed.value()
+    if parsed.is_delete():
+        return Setting(key, None, text, is_reset=True)
+    if key not in GROUPS or isinstance(value, dict):
+        return Setting(key, value, text)
+    if isinstance(value, str) and value:
+        return Choice(key, value, text)
+    return Problem(
+        what=f"{text}: {key} is a group, so its value is the name of one of its files",
+        where=command_line(text),
+        fix=f"{key}=NAME, or set a key of it: {key}.KEY=VALUE",
+    )
+
+
+def _unsupported(parsed: Override, text: str) -> Problem | None:
+    """What Hydra's grammar allows and a recipe has no use for."""
+    key = parsed.key_or_group
+    value = parsed.value()
+    if parsed.package is not None or "/" in key:
+        return Problem(
+            what=f"{text}: a key is written with dots, and groups are not moved to other packages",
+            where=command_line(text),
+            fix=f"{key.replace('/', '.')}=VALUE",
+        )
+    if key.split(".")[0] == "hydra":
+        return Problem(what="hydra is not a key", where=command_line(text), fix="remove it")
+    if key == "scale.name":
+        return Problem(what=f"{text}: the scale is chosen as a group", where=command_line(text), fix=f"scale={value}")
+    if isinstance(value, Sweep):
+        written = text.partition("=")[2]
+        return Problem(
+            what=f"{key} = {written}: a run has one value for each key, not a sweep of them",
+            where=command_line(text),
+            fix=f"a list is  '{key}=[{written}]' ; text with commas is  {quoted(key, written)}",
+        )
+    return None
+
+
+def _grammar_problem(parser: OverridesParser, text: str) -> Problem:
+    key, equals, value = text.partition("=")
+    remedy = quoted(key, value)
+    try:
+        parser.parse_override(f'{key}="x"')
+    except HydraException:
+        equals = ""
+    return Problem(
+        what=f"{text} cannot be read as key=value" + (": the value needs quotes" if equals else ""),
+        where=command_line(text),
+        fix=remedy if equals else "write overrides as  section.key=value , for example  stage.max_steps=10",
+    )
+
+
+def _sets_mesh(choices: list[Choice], settings: list[Setting]) -> bool:
+    """Whether the command line chooses a mesh: a group file, the whole section, or one of its axes."""
+    axes = {"parallelism", *(f"parallelism.{axis}" for axis in TINY_MESH)}
+    return any(choice.group == "parallelism" for choice in choices) or any(setting.path in axes for setting in settings)
+
+
+# Files ---------------------------------------------------------------------------------------------------------
+
+
+def _named_groups(primary: YamlFile) -> dict[str, tuple[Entry, str]]:
+    """Group to its entry and option in the recipe's own defaults list."""
+    named: dict[str, tuple[Entry, str]] = {}
+    for entry in primary.under("defaults"):
+        if len(entry.path) == 3 and entry.text is not None:
+            group = entry.path[2].removeprefix("optional ").removeprefix("override ").strip().lstrip("/")
+            named[group] = (entry, entry.text)
+    return named
+
+
+def _check_defaults(recipe: RecipeFile, primary: YamlFile) -> Iterator[Problem]:
+    """Each group of the defaults list must be one of ours, with an option that exists."""
+    for group, (entry, option) in _named_groups(primary).items():
+        where = primary.where(entry.line)
+        if group not in GROUPS:
+            near = nearest(group, GROUPS) or list(GROUPS)
+            yield Problem(what=f"defaults: {group} is not a group", where=where, fix=f"use {', '.join(near)}")
+        elif option not in ("", "null", "~") and find_group_file(recipe, f"{group}/{option}") is None:
+            yield _no_such_option(recipe, group, option, where, prefix=f"/{group}: ")
+
+
+def _check_choices(recipe: RecipeFile, choices: list[Choice]) -> Iterator[Problem]:
+    for choice in choices:
+        if find_group_file(recipe, f"{choice.group}/{choice.option}") is None:
+            where = command_line(choice.text)
+            yield _no_such_option(recipe, choice.group, choice.option, where, prefix=f"{choice.group}=")
+
+
+def _no_such_option(recipe: RecipeFile, group: str, option: str, where: str, prefix: str) -> Problem:
+    options = group_options(recipe, group)
+    best = (nearest(option, options) or options)[:1]
+    return Problem(
+        what=f"{group} = {option}: there is no such file in the group; it has {', '.join(options)}",
+        where=where,
+        fix=f"{prefix}{best[0]}" if best else f"remove {group}",
+    )
+
+
+def _merge_files(recipe: RecipeFile, primary: YamlFile, choices: list[Choice]) -> tuple[list[Layer], dict[str, Any]]:
+    """Let Hydra merge the files; returns them in merge order, and the result."""
+    named = _named_groups(primary)
+    given = [f"{'' if choice.group in named else '+'}{choice.group}={choice.option}" for choice in choices]
+    searched = ", ".join(_quoted_url(folder) for folder in group_folders(recipe))
+    given.append(f"hydra.searchpath=[{searched}]")
+    try:
+        with _hydra(recipe) as loader:
+            defaults = loader.compute_defaults_list(PRIMARY, given, RunMode.RUN).defaults
+            layers = [layer for item in defaults if (layer := _layer(item, recipe, primary)) is not None]
+            # Read before Hydra does, so that a broken file is reported with its line.
+            composed = hydra_compose(PRIMARY, given)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(
+            Problem(
+                what=f"the recipe cannot be composed: {str(error).partition(chr(10))[0]}",
+                where=primary.where(),
+                fix="check its defaults list: `- /group: option` for each part, then `- _self_`",
+            )
+        ) from error
+    values: Any = OmegaConf.to_container(composed, resolve=False)
+    return layers, values
+
+
+def _quoted_url(folder: Path) -> str:
+    escaped = str(folder).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"file://{escaped}"'
+
+
+@contextmanager
+def _hydra(recipe: RecipeFile) -> Iterator[ConfigLoader]:
+    """Hydra with the recipe as its primary config.
+
+    Hydra reads only names that end in `.yaml`, and splits them at characters that are fine in a file's name. It is
+    given a copy under a plain name; the recipe's own folder comes first in the search path.
+    """
+    with tempfile.TemporaryDirectory(prefix="vlmforge-") as folder:
+        Path(folder, f"{PRIMARY}.yaml").write_bytes(recipe.path.read_bytes())
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(config_dir=folder, job_name="vlmforge", version_base="1.3"):
+                yield GlobalHydra.instance().config_loader()
+        finally:
+            GlobalHydra.instance().clear()
+
+
+def _layer(item: Any, recipe: RecipeFile, primary: YamlFile) -> Layer | None:
+    """A file of Hydra's defaults list; Hydra's own are left out."""
+    name: str | None = item.config_path
+    if name is None or name.split("/")[0] == "hydra":
+        return None
+    if name == PRIMARY:
+        return Layer(primary, "", is_group=False)
+    path = find_group_file(recipe, name)
+    return Layer(read_yaml(path), item.package or "", is_group=True) if path is not None else None
+
+
+def _find_origins(primary: YamlFile, layers: list[Layer]) -> Origins:
+    """Origins of all files in merge order: later ones win, lists are replaced whole."""
+    origins = Origins(fallback=primary.where())
+    for layer in layers:
+        prefix = layer.package.split(".") if layer.package else []
+        for entry in layer.file.entries:
+            if entry.path[0] == "defaults" and not (len(entry.path) > 1 and layer.package == "defaults"):
+                continue
+            path = ".".join((*prefix, *entry.path))
+            if not entry.is_mapping:
+                origins.forget(path)
+            origins[path] = layer.file.where(entry.line)
+    return origins
+
+
+def _find_stated(layers: list[Layer]) -> Stated:
+    """What the model's group files say, before any recipe or override."""
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for layer in layers:
+        if layer.package != "model":
+            continue
+        content: Any = OmegaConf.to_container(OmegaConf.load(layer.file.path), resolve=False)
+        values.update(content.get("config") or {})
+        origins.update({".".join(("model", *entry.path)): layer.file.where(entry.line) for entry in layer.file.entries})
+    return Stated(values, origins)
+
+
+def _is_tiny(layers: list[Layer]) -> bool:
+    return any(layer.package == "scale" and layer.file.path.stem == "tiny" for layer in layers)
+
+
+def _check_body(layers: list[Layer], choices: list[Choice], primary: YamlFile) -> Iterator[Problem]:
+    """A recipe's body sets no key of `parallelism` that its group file sets: one of the two would be a lie."""
+    named = _named_groups(primary)
+    if "parallelism" not in named and any(choice.group == "parallelism" for choice in choices):
+        return
+    from_group = {
+        entry.path[0]: layer.file.where(entry.line)
+        for layer in layers
+        if layer.package == "parallelism"
+        for entry in layer.file.entries
+    }
+    for entry in primary.under("parallelism"):
+        name = entry.path[1]
+        if name in from_group and len(entry.path) == 2:
+            yield Problem(
+                what=f"parallelism.{name} = {entry.text} is set in the recipe's body and in its parallelism file",
+                where=f"{primary.where(entry.line)} and {from_group[name]}",
+                fix=f"choose another parallelism file, or give  parallelism.{name}={entry.text}  in the command",
+            )
+
+
+def _resolve(values: dict[str, Any], origins: Origins) -> tuple[dict[str, Any], list[Problem]]:
+    """Resolve `${...}` after the overrides, so that a reference follows what the command line says."""
+    root = OmegaConf.create(values)
+    problems: list[Problem] = []
+
+    def resolve(value: Any, path: str) -> Any:
+        if isinstance(value, dict):
+            return {name: resolve(item, f"{path}.{name}" if path else str(name)) for name, item in value.items()}
+        if isinstance(value, list):
+            return [resolve(item, f"{path}.{index}") for index, item in enumerate(value)]
+        if not isinstance(value, str) or "${" not in value:
+            return value
+        try:
+            found = OmegaConf.select(root, path, throw_on_resolution_failure=True)
+        except OmegaConfBaseException as error:
+            problems.append(
+                Problem(
+                    what=f"{path} = {value}: {str(error).partition(chr(10))[0]}",
+                    where=origins.where(path),
+                    fix="refer to a key that is set, for example ${stage.seq_len}, or write the value itself",
+                )
+            )
+            return None
+        return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+
+    return resolve(values, ""), problems

@@ -1,0 +1,99 @@
+"""Numbers that follow from a config and a number of ranks; nothing is written back into the config."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlmforge.config.schema import Config, ParallelismConfig
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    """How a mesh cuts the global batch.
+
+    Attributes:
+        world_size: number of ranks.
+        dp_replicate: ranks along that axis.
+        dp_shard: ranks along that axis, -1 resolved.
+        num_data_ranks: ranks that read different rows.
+        grad_accum_steps: forward passes of each data rank per optimizer step.
+    """
+
+    world_size: int
+    dp_replicate: int
+    dp_shard: int
+    num_data_ranks: int
+    grad_accum_steps: int
+
+
+def num_ranks_beside_shard(parallelism: ParallelismConfig) -> int:
+    """Product of all axes but dp_shard; `ep` divides others and adds no ranks."""
+    return parallelism.pp * parallelism.dp_replicate * parallelism.cp * parallelism.tp
+
+
+def derive_world_size(config: Config, world_size: int | None, num_gpus: int) -> int:
+    """Number of ranks.
+
+    Args:
+        config: its `launch` decides if it names processes, else the product of its axes.
+        world_size: what the user or torchrun says; it wins.
+        num_gpus: GPUs that `dp_shard: -1` may fill; 0 on a CPU.
+    """
+    if world_size is not None:
+        return world_size
+    launch = config.launch
+    if launch.num_nodes is not None or launch.processes_per_node is not None:
+        return (launch.num_nodes or 1) * (launch.processes_per_node or 1)
+    rest = num_ranks_beside_shard(config.parallelism)
+    shard = config.parallelism.dp_shard
+    return rest * (shard if shard != -1 else max(1, num_gpus // rest))
+
+
+def derive_batch(config: Config, world_size: int) -> BatchSizes:
+    """The sizes of a config that has passed gate 1 for this number of ranks."""
+    rest = num_ranks_beside_shard(config.parallelism)
+    shard = config.parallelism.dp_shard
+    if shard == -1:
+        shard = max(1, world_size // rest)
+    num_data_ranks = config.parallelism.dp_replicate * shard
+    rows = config.stage.micro_batch_size * num_data_ranks
+    return BatchSizes(
+        world_size=world_size,
+        dp_replicate=config.parallelism.dp_replicate,
+        dp_shard=shard,
+        num_data_ranks=num_data_ranks,
+        grad_accum_steps=max(1, config.stage.global_batch_size // rows),
+    )
+
+
+def derive_num_steps(config: Config, num_rows: int | None) -> int | None:
+    """Optimizer steps of a run, or null when only reading the data can tell.
+
+    Args:
+        config: with max_steps, max_epochs or both; the sooner counts.
+        num_rows: rows that one epoch makes; null when packing makes them unknown.
+    """
+    by_epochs = None
+    if config.stage.max_epochs is not None and num_rows is not None:
+        by_epochs = max(1, math.floor(num_rows * config.stage.max_epochs / config.stage.global_batch_size))
+    known = [steps for steps in (config.stage.max_steps, by_epochs) if steps is not None]
+    if config.stage.max_epochs is not None and by_epochs is None:
+        return None
+    return min(known, default=None)
+
+
+def count_gpus(config: Config, environ: Mapping[str, str] | None = None) -> int:
+    """GPUs that this machine offers to a run, without importing torch; 0 where the run is on a CPU."""
+    environ = os.environ if environ is None else environ
+    if config.launch.device == "cpu":
+        return 0
+    installed = Path("/proc/driver/nvidia/gpus")
+    count = len(list(installed.iterdir())) if installed.is_dir() else 0
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None or count == 0:
+        return count
+    return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])

@@ -1,0 +1,81 @@
+"""What the checks must be told, because `config` imports nothing that stands above it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class FamilyFacts(Protocol):
+    """What is read of a model family; `vlmforge.models.Family` has it."""
+
+    @property
+    def name(self) -> str:
+        """Value of `model.family`."""
+        ...
+
+    @property
+    def model_type(self) -> str:
+        """`model_type` of its config.json."""
+        ...
+
+    @property
+    def fields(self) -> Mapping[str, tuple[type, ...]]:
+        """Field names to allowed types."""
+        ...
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Fields without which the shape is not known."""
+        ...
+
+    @property
+    def groups(self) -> Mapping[str, str]:
+        """Groups that `stage.trainable` may name."""
+        ...
+
+    @property
+    def tiny(self) -> Mapping[str, Any]:
+        """`model.config` of the tiny version."""
+        ...
+
+    @property
+    def tiny_drops(self) -> tuple[str, ...]:
+        """Fields that the tiny version does not have."""
+        ...
+
+
+class FormatFacts(Protocol):
+    """What is read of a data format; `vlmforge.data.formats` has them."""
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Fields that every row has."""
+        ...
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Other fields that `columns` may name."""
+        ...
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything besides the config that gate 1 looks at.
+
+    Attributes:
+        families: model families by name.
+        formats: data formats by name.
+        tasks: names of evaluation tasks.
+        world_size: ranks, where the command line or torchrun says it; null: the config decides.
+        num_gpus: GPUs of this machine.
+        stated_shape: `model.config` as the model's group file states it.
+    """
+
+    families: Mapping[str, FamilyFacts]
+    formats: Mapping[str, FormatFacts]
+    tasks: Collection[str]
+    world_size: int | None
+    num_gpus: int
+    stated_shape: Mapping[str, Any]

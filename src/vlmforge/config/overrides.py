@@ -1,0 +1,117 @@
+"""What the command line changes in a composed recipe: group choices and values, applied to plain dicts."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from vlmforge.config.origins import Origins
+from vlmforge.errors import Problem
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`group=option`: another file of a group."""
+
+    group: str
+    option: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """`a.b=value`, or `~a.b` with `is_reset`."""
+
+    path: str
+    value: Any
+    text: str
+    is_reset: bool = False
+
+
+def command_line(text: str) -> str:
+    """The origin of everything that an override says."""
+    return f"command line: {text}"
+
+
+def quoted(path: str, value: str) -> str:
+    """An override that says `value` verbatim, quoted for a shell."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return shlex.quote(f'{path}="{escaped}"')
+
+
+def apply_settings(settings: list[Setting], values: dict[str, Any], origins: Origins) -> list[Problem]:
+    """Write the settings into `values` in their order, with their origins; returns those that cannot be."""
+    problems: list[Problem] = []
+    for setting in settings:
+        holder = _find_holder(values, setting)
+        if isinstance(holder, Problem):
+            problems.append(holder)
+        elif holder is not None:
+            _write(holder, setting, origins)
+    return problems
+
+
+def _find_holder(values: dict[str, Any], setting: Setting) -> dict[str, Any] | list[Any] | Problem | None:
+    """The dict or list that holds the last part of the path; sections that are not there yet are made."""
+    holder: Any = values
+    *sections, last = setting.path.split(".")
+    walked: list[str] = []
+    for section in sections:
+        inner = _get(holder, section)
+        if inner is None and setting.is_reset:
+            return None
+        if inner is None and isinstance(holder, dict):
+            inner = holder[section] = {}
+        walked.append(section)
+        if not isinstance(inner, dict | list):
+            return _no_such_place(setting, ".".join(walked), holder)
+        holder = inner
+    if isinstance(holder, list) and _get(holder, last) is None:
+        return _no_such_place(setting, setting.path, holder)
+    return holder
+
+
+def _get(holder: Any, name: str) -> Any:
+    if isinstance(holder, dict):
+        return holder.get(name)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    return holder[int(name)] if name.isdigit() and int(name) < len(holder) else None
+
+
+def _no_such_place(setting: Setting, path: str, holder: Any) -> Problem:
+    if isinstance(holder, list):
+        length = len(holder)  # pyright: ignore[reportUnknownArgumentType]
+        what = f"{path}: the list has {length} item{'s' if length != 1 else ''}, counted from 0"
+        last = f"{path.rpartition('.')[0]}.{length - 1}" if length else ""
+        fix = f"use {last}{setting.path.removeprefix(path)}" if length else f"set {path.rpartition('.')[0]} whole"
+    else:
+        what = f"{setting.path} cannot be set: {path} holds a plain value, not a section"
+        fix = f"set {path} itself"
+    return Problem(what=what, where=command_line(setting.text), fix=fix)
+
+
+def _write(holder: dict[str, Any] | list[Any], setting: Setting, origins: Origins) -> None:
+    name = setting.path.rpartition(".")[2]
+    key: Any = int(name) if isinstance(holder, list) else name
+    if setting.is_reset:
+        if isinstance(holder, list) or name in holder:
+            del holder[key]
+        origins.forget(setting.path)
+        return
+    current = _get(holder, name)
+    if isinstance(current, dict) and isinstance(setting.value, dict):
+        _merge(current, setting.value)  # pyright: ignore[reportUnknownArgumentType]
+    else:
+        origins.forget(setting.path)
+        holder[key] = setting.value
+    origins.record(setting.path, setting.value, command_line(setting.text))
+
+
+def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
+    """Merge as YAML files are merged: sections key by key, everything else replaced."""
+    for name, value in new.items():
+        current = into.get(name)
+        if isinstance(current, dict) and isinstance(value, dict):
+            _merge(current, value)  # pyright: ignore[reportUnknownArgumentType]
+        else:
+            into[name] = value

@@ -1,0 +1,123 @@
+"""Which source rules the shape of a model: a group file, a folder's own config.json, or the overrides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmforge.config.facts import FamilyFacts
+from vlmforge.config.origins import Origins
+from vlmforge.config.schema import ModelConfig
+
+# Values that `scale=tiny` says give way to a folder just as a group file's do.
+SCALE_ORIGIN = "scale=tiny"
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What the group file of a model says.
+
+    Attributes:
+        values: its `config`.
+        origins: dotted path to `file:line`, of every key.
+    """
+
+    values: Mapping[str, Any]
+    origins: Mapping[str, str]
+
+    def says(self, path: str, origins: Origins) -> bool:
+        """Whether the value of `path` is still the group file's."""
+        return path in origins and origins[path] in (self.origins.get(path), SCALE_ORIGIN)
+
+    def shape_of(self, origins: Origins) -> Mapping[str, Any]:
+        """The shape of `model.pretrained`, if both are the group file's; else empty."""
+        said = origins.get("model.pretrained")
+        return self.values if said is not None and said == self.origins.get("model.pretrained") else {}
+
+
+def drop_stated_shape(values: dict[str, Any], origins: Origins, stated: Stated) -> None:
+    """When a later source names a folder, drop the shape and the family that the group file states.
+
+    The folder's config.json says them better; what a recipe or the command line sets stays an override.
+    """
+    model = values.get("model")
+    if not isinstance(model, dict) or not is_folder(model.get("pretrained")):  # pyright: ignore[reportUnknownMemberType]
+        return
+    if stated.says("model.pretrained", origins):
+        return
+    shape: Any = model.get("config")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    for holder, prefix in ((shape, "model.config"), (model, "model")):  # pyright: ignore[reportUnknownVariableType]
+        names = list(holder) if isinstance(holder, dict) else []  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        for name in names:  # pyright: ignore[reportUnknownVariableType]
+            path = f"{prefix}.{name}"
+            if (prefix == "model.config" or name == "family") and stated.says(path, origins):
+                del holder[name]
+                origins.forget(path)
+
+
+def is_folder(pretrained: object) -> bool:
+    """Whether `model.pretrained` is a folder that exists; otherwise it may be a hub id."""
+    return isinstance(pretrained, str) and bool(pretrained) and Path(pretrained).is_dir()
+
+
+def read_shape(folder: str) -> dict[str, Any]:
+    """The config.json of a model folder.
+
+    Raises:
+        ValueError: there is none, or it is no JSON object; the text says which.
+    """
+    path = Path(folder, "config.json")
+    if not path.is_file():
+        raise ValueError(f"{folder} has no config.json")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a JSON object")
+    return content  # pyright: ignore[reportUnknownVariableType]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The shape of a model before it is built.
+
+    Attributes:
+        family: name of its family; null when nothing says it.
+        fields: Hugging Face fields, overrides included.
+        reference: fields that belong to the weights, without overrides; empty when they are not known.
+    """
+
+    family: str | None
+    fields: Mapping[str, Any]
+    reference: Mapping[str, Any]
+
+
+def derive_shape(
+    model: ModelConfig, families: Mapping[str, FamilyFacts], stated_shape: Mapping[str, Any] | None = None
+) -> Shape:
+    """The family and the fields of a model: a folder's own, with `model.config` over them.
+
+    Raises:
+        ValueError: `model.pretrained` is a folder whose config.json cannot be read.
+    """
+    reference = dict(stated_shape or {})
+    family = model.family
+    if model.pretrained is not None and is_folder(model.pretrained):
+        reference = read_shape(model.pretrained)
+        family = family or _family_of(reference, families)
+    known = families[family].fields if family in families else {}
+    base = {name: value for name, value in reference.items() if name in known}
+    return Shape(family, {**base, **model.config}, reference)
+
+
+def _family_of(content: Mapping[str, Any], families: Mapping[str, FamilyFacts]) -> str | None:
+    """The family that a config.json's `model_type` names; an unknown model_type is returned as it is."""
+    model_type = content.get("model_type")
+    for family in families.values():
+        if family.model_type == model_type:
+            return family.name
+    return model_type if isinstance(model_type, str) else None

@@ -1,0 +1,148 @@
+"""Rules of `data` that need no file: sources are whole, named apart, and weighted all or not at all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from vlmforge.config.encode import scalar_text
+from vlmforge.config.rules.finding import Finding, Rule, Subject
+from vlmforge.config.schema import SourceConfig
+from vlmforge.errors import nearest, one_of
+
+BLENDS = ("train", "validation")
+
+
+def _sources(subject: Subject) -> Iterator[tuple[str, SourceConfig]]:
+    """Every source with its dotted path."""
+    for blend in BLENDS:
+        for index, source in enumerate(getattr(subject.config.data, blend)):
+            yield f"data.{blend}.{index}", source
+
+
+def check_train(subject: Subject) -> Iterator[Finding]:
+    """There is something to train on, unless the stage only generates."""
+    if subject.config.stage.kind != "generate" and not subject.config.data.train:
+        yield Finding(
+            ("data.train",),
+            "data.train is not set: there is nothing to train on",
+            "data=gsm8k, or 'data.train=[{path: data/train.jsonl, format: messages}]'",
+        )
+
+
+def check_paths(subject: Subject) -> Iterator[Finding]:
+    """Every source names its files; none starts a command."""
+    for at, source in _sources(subject):
+        if not source.path:
+            yield Finding((f"{at}.path",), f"{at}.path is not set", f"{at}.path=data/train.jsonl")
+        for path in source.path:
+            if path.startswith("pipe:"):
+                yield Finding(
+                    (f"{at}.path",),
+                    f"{at}.path = {scalar_text(path)}: no value can name a command to run",
+                    f"{at}.path=data/train.jsonl",
+                )
+
+
+def check_formats(subject: Subject) -> Iterator[Finding]:
+    """Every source has a format that exists, and its columns are fields of that format."""
+    formats = subject.facts.formats
+    for at, source in _sources(subject):
+        if not source.format:
+            yield Finding((f"{at}.format",), f"{at}.format is not set", f"{at}.format={one_of(sorted(formats))}")
+        elif source.format not in formats:
+            near = nearest(source.format, formats) or sorted(formats)
+            yield Finding(
+                (f"{at}.format",),
+                f"{at}.format = {scalar_text(source.format)} is not a format; there is {one_of(sorted(formats))}",
+                f"{at}.format={near[0]}",
+            )
+        else:
+            known = (*formats[source.format].required, *formats[source.format].optional)
+            yield from _check_columns(at, source, known)
+
+
+def _check_columns(at: str, source: SourceConfig, known: tuple[str, ...]) -> Iterator[Finding]:
+    for name in source.columns:
+        if name not in known:
+            near = nearest(name, known) or list(known)
+            yield Finding(
+                (f"{at}.columns.{name}", f"{at}.format"),
+                f"{at}.columns.{name}: format {source.format} has no field {name}, only {one_of(known)}",
+                f"use {at}.columns.{near[0]}",
+            )
+
+
+def check_rows(subject: Subject) -> Iterator[Finding]:
+    """Rows are a range with something in it."""
+    for at, source in _sources(subject):
+        if source.rows is None:
+            continue
+        start, stop = source.rows
+        if start < 0 or start >= stop:
+            yield Finding(
+                (f"{at}.rows",),
+                f"{at}.rows = [{start}, {stop}] must be [start, stop) with 0 <= start < stop",
+                f"'{at}.rows=[{max(0, min(start, stop))}, {max(1, start, stop)}]'",
+            )
+
+
+def check_weights(subject: Subject) -> Iterator[Finding]:
+    """Weights are given for all sources of a blend or for none, and only where sources are mixed."""
+    data = subject.config.data
+    weighted = [index for index, source in enumerate(data.train) if source.weight is not None]
+    if weighted and len(weighted) < len(data.train):
+        missing = next(index for index in range(len(data.train)) if index not in weighted)
+        yield Finding(
+            (f"data.train.{missing}.weight", f"data.train.{weighted[0]}.weight"),
+            f"data.train.{missing}.weight is not set, and data.train.{weighted[0]}.weight is",
+            f"data.train.{missing}.weight=1.0, or remove the weights of all sources",
+        )
+    elif weighted and not data.shuffle:
+        yield Finding(
+            (f"data.train.{weighted[0]}.weight", "data.shuffle"),
+            f"data.train.{weighted[0]}.weight has no effect with data.shuffle = false: sources are read one after "
+            "the other",
+            "remove the weights, or data.shuffle=true",
+        )
+    for index, source in enumerate(data.validation):
+        if source.weight is not None:
+            at = f"data.validation.{index}.weight"
+            yield Finding((at,), f"{at} has no effect: validation data is read in file order", f"remove {at}")
+
+
+def check_names(subject: Subject) -> Iterator[Finding]:
+    """Names tell sources apart in the ledger and in sample ids."""
+    for blend in BLENDS:
+        sources: tuple[SourceConfig, ...] = getattr(subject.config.data, blend)
+        counts = Counter(source.name for source in sources if source.name is not None)
+        seen: set[str] = set()
+        for index, source in enumerate(sources):
+            name = source.name
+            if name is not None and counts[name] > 1 and name in seen:
+                at = f"data.{blend}.{index}.name"
+                yield Finding((at,), f"{at} = {scalar_text(name)} is taken by another source", f"{at}={name}_{index}")
+            seen.add(name or "")
+
+
+def check_bad_ratio(subject: Subject) -> Iterator[Finding]:
+    """A limit on skipped samples needs skipping."""
+    data = subject.config.data
+    if data.on_bad_sample != "skip" and subject.is_set("data.max_bad_ratio"):
+        yield Finding(
+            ("data.max_bad_ratio", "data.on_bad_sample"),
+            f"data.max_bad_ratio = {scalar_text(data.max_bad_ratio)} has no effect with data.on_bad_sample = "
+            f"{data.on_bad_sample}",
+            "data.on_bad_sample=skip, or remove data.max_bad_ratio",
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    check_train,
+    check_paths,
+    check_formats,
+    check_rows,
+    check_weights,
+    check_names,
+    check_bad_ratio,
+)

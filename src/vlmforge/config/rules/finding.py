@@ -1,0 +1,55 @@
+"""What a rule yields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from vlmforge.config.facts import Facts
+from vlmforge.config.origins import Origins
+from vlmforge.config.schema import Config
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a rule looks at.
+
+    Attributes:
+        config: decoded, with defaults where a value could not be read.
+        origins: who said what; a path that is absent holds its default.
+        facts: families, formats and the machine.
+    """
+
+    config: Config
+    origins: Origins
+    facts: Facts
+
+    def is_set(self, path: str) -> bool:
+        """Whether somebody said this value and it is not the default.
+
+        A recipe that `show` printed says every default, which must not count.
+        """
+        section: Any = self.config
+        default: Any = Config()
+        for name in path.split("."):
+            section, default = getattr(section, name), getattr(default, name)
+        return path in self.origins and section != default
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A broken rule.
+
+    Attributes:
+        paths: the keys it rests on, the one to blame first. Where one could not be read, the finding is dropped.
+        what: the path with its value, and the rule.
+        fix: what works.
+    """
+
+    paths: tuple[str, ...]
+    what: str
+    fix: str
+
+
+Rule = Callable[[Subject], Iterator[Finding]]

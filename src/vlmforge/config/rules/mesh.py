@@ -1,0 +1,117 @@
+"""Rules of `parallelism` and `launch`, and of the batch that a mesh cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vlmforge.config.derived import derive_batch, derive_world_size, num_ranks_beside_shard
+from vlmforge.config.encode import scalar_text
+from vlmforge.config.rules.finding import Finding, Rule, Subject
+
+# Keys whose other values come with a later version: path, the value that works, what the others are.
+NOT_YET: tuple[tuple[str, object, str], ...] = (
+    ("parallelism.tp", 1, "tensor parallelism"),
+    ("parallelism.cp", 1, "context parallelism"),
+    ("parallelism.ep", 1, "expert parallelism"),
+    ("parallelism.pp", 1, "pipeline parallelism"),
+    ("parallelism.compile", False, "compiled layers"),
+    ("parallelism.cpu_offload", False, "offloading to CPU memory"),
+    ("checkpointing.async_save", False, "saving in the background"),
+)
+
+
+def check_available(subject: Subject) -> Iterator[Finding]:
+    """What the schema names and this version cannot do."""
+    for path, works, name in NOT_YET:
+        section, key = path.split(".")
+        value = getattr(getattr(subject.config, section), key)
+        if value != works:
+            yield Finding(
+                (path,),
+                f"{path} = {scalar_text(value)}: {name} is not available in this version",
+                f"{path}={scalar_text(works)}",
+            )
+    num_nodes = subject.config.launch.num_nodes
+    if num_nodes is not None and num_nodes > 1:
+        yield Finding(
+            ("launch.num_nodes",),
+            f"launch.num_nodes = {num_nodes}: vlmforge starts ranks on one machine in this version",
+            "launch.num_nodes=1, or start the command with torchrun on every machine",
+        )
+
+
+def check_axes(subject: Subject) -> Iterator[Finding]:
+    """0 is no number of ranks, and only dp_shard may be left open."""
+    if subject.config.parallelism.dp_shard == 0:
+        yield Finding(
+            ("parallelism.dp_shard",),
+            "parallelism.dp_shard = 0 must be -1 (all ranks that are left) or at least 1",
+            "parallelism.dp_shard=-1",
+        )
+
+
+def check_mesh(subject: Subject) -> Iterator[Finding]:
+    """The axes multiply to the number of ranks."""
+    config = subject.config
+    rest = num_ranks_beside_shard(config.parallelism)
+    shard = config.parallelism.dp_shard
+    if shard == 0:
+        return
+    ranks = derive_world_size(config, subject.facts.world_size, subject.facts.num_gpus)
+    axes = "pp x dp_replicate x cp x tp"
+    fits = ranks % rest == 0 if shard == -1 else rest * shard == ranks
+    if fits:
+        return
+    product = f"{axes} = {rest}" if shard == -1 else f"{axes} x dp_shard = {rest * shard}"
+    rule = "must divide" if shard == -1 else "must be"
+    works = ranks // rest if ranks % rest == 0 else None
+    yield Finding(
+        ("parallelism.dp_shard" if shard != -1 else "parallelism.dp_replicate", "launch.processes_per_node"),
+        f"parallelism: {product} {rule} the number of ranks = {ranks}{_said_by(subject)}",
+        f"parallelism.dp_shard={works}" if works else f"parallelism.dp_replicate=1, or {rest * abs(shard)} ranks",
+    )
+
+
+def _said_by(subject: Subject) -> str:
+    if subject.facts.world_size is not None:
+        return " (world_size)"
+    launch = subject.config.launch
+    if launch.num_nodes is not None or launch.processes_per_node is not None:
+        return " (launch.num_nodes x launch.processes_per_node)"
+    return ""
+
+
+def check_batch(subject: Subject) -> Iterator[Finding]:
+    """The global batch is made of whole micro-batches on every data rank."""
+    config = subject.config
+    if config.parallelism.dp_shard == 0:
+        return
+    ranks = derive_world_size(config, subject.facts.world_size, subject.facts.num_gpus)
+    sizes = derive_batch(config, ranks)
+    micro, total = config.stage.micro_batch_size, config.stage.global_batch_size
+    rows = micro * sizes.num_data_ranks
+    if total % rows == 0:
+        return
+    lower, upper = total // rows * rows, (total // rows + 1) * rows
+    works = f"stage.global_batch_size={upper}" + (f" or {lower}" if lower else "")
+    yield Finding(
+        ("stage.global_batch_size", "stage.micro_batch_size", "parallelism.dp_shard"),
+        f"stage.global_batch_size = {total} must be a multiple of micro_batch_size x data ranks "
+        f"= {micro} x {sizes.num_data_ranks} = {rows}",
+        works,
+    )
+
+
+def check_precision(subject: Subject) -> Iterator[Finding]:
+    """Three precisions exist; computing in more bits than are stored is not one of them."""
+    stored, computed = subject.config.model.dtype, subject.config.parallelism.param_dtype
+    if stored == "bfloat16" and computed == "float32":
+        yield Finding(
+            ("parallelism.param_dtype", "model.dtype"),
+            "parallelism.param_dtype = float32 with model.dtype = bfloat16: weights are stored with at least the "
+            "precision they are computed in",
+            "parallelism.param_dtype=bfloat16, or model.dtype=float32",
+        )
+
+
+RULES: tuple[Rule, ...] = (check_available, check_axes, check_mesh, check_batch, check_precision)

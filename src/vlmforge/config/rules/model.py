@@ -1,0 +1,297 @@
+"""Rules of `model`: where it comes from, whether its shape is one, and whether its weights have that shape."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vlmforge.config.encode import scalar_text
+from vlmforge.config.pretrained import Shape, derive_shape, is_folder
+from vlmforge.config.rules.finding import Finding, Rule, Subject
+from vlmforge.errors import nearest, one_of
+
+# Fields that decide the shape or the number of tensors; weights have theirs already.
+SHAPE_FIELDS = frozenset(
+    {
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "attention_bias",
+        "mlp_bias",
+        "tie_word_embeddings",
+    }
+)
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+BUILTIN_TOKENIZERS = ("builtin:bytes",)
+BUILTIN_TEMPLATES = ("builtin:chatml",)
+
+
+def check_source(subject: Subject) -> Iterator[Finding]:
+    """A model comes from weights, or from a shape, random numbers and a tokenizer."""
+    model = subject.config.model
+    if model.init == "pretrained" and model.pretrained is None:
+        yield Finding(
+            ("model.pretrained", "model.init"),
+            "model.pretrained is not set, and model.init = pretrained takes the weights from there",
+            "model=smollm2_135m, or model.pretrained=FOLDER, or model.init=random with model.config",
+        )
+    if model.tokenizer is None and model.pretrained is None:
+        yield Finding(
+            ("model.tokenizer", "model.pretrained"),
+            "model.tokenizer is not set, and there is no model.pretrained to take it from",
+            "model.tokenizer=builtin:bytes",
+        )
+
+
+def check_pretrained(subject: Subject) -> Iterator[Finding]:
+    """`pretrained` is a folder with a config.json, or looks like a hub id; a hub id is not looked up."""
+    pretrained = subject.config.model.pretrained
+    if pretrained is None:
+        return
+    if is_folder(pretrained):
+        try:
+            derive_shape(subject.config.model, subject.facts.families)
+        except ValueError as error:
+            yield Finding(
+                ("model.pretrained",),
+                f"model.pretrained = {pretrained}: {error}",
+                "give a folder that save_pretrained wrote, such as the export/ of a run",
+            )
+    elif not HUB_ID.fullmatch(pretrained):
+        yield Finding(
+            ("model.pretrained",),
+            f"model.pretrained = {scalar_text(pretrained)}: there is no such folder, and it is no hub id",
+            _near_folder(pretrained),
+        )
+
+
+def _near_folder(path: str) -> str:
+    """A folder beside the one that was meant."""
+    parent = Path(path).parent
+    names = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
+    near = nearest(Path(path).name, names)
+    if near:
+        return f"model.pretrained={parent / near[0]}"
+    return "give an existing folder, or a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def _shape(subject: Subject) -> Shape | None:
+    """The model's shape; null where its folder cannot be read, which another rule reports."""
+    try:
+        return derive_shape(subject.config.model, subject.facts.families, subject.facts.stated_shape)
+    except ValueError:
+        return None
+
+
+def check_family(subject: Subject) -> Iterator[Finding]:
+    """The family is one of ours, and the one that the folder's config.json names."""
+    shape = _shape(subject)
+    families = subject.facts.families
+    if shape is None:
+        return
+    known = one_of(sorted(families))
+    if shape.family is None:
+        yield Finding(
+            ("model.family", "model.pretrained"),
+            "model.family is not set, and nothing else names it",
+            f"model.family={next(iter(sorted(families)))}, or choose a model file: model=smollm2_135m",
+        )
+    elif shape.family not in families:
+        near = nearest(shape.family, families)
+        yield Finding(
+            ("model.family" if subject.config.model.family else "model.pretrained",),
+            f"model.family = {shape.family} is not a family of this version; it has {known}",
+            f"model.family={near[0] if near else sorted(families)[0]}",
+        )
+    else:
+        own = shape.reference.get("model_type")
+        expected = families[shape.family].model_type
+        if own is not None and own != expected:
+            yield Finding(
+                ("model.family", "model.pretrained"),
+                f"model.family = {shape.family} but {subject.config.model.pretrained} is of model_type {own}",
+                "remove model.family: the folder names it",
+            )
+
+
+def check_fields(subject: Subject) -> Iterator[Finding]:
+    """Every field of `model.config` is one of the family's, of its type, and none is missing."""
+    model = subject.config.model
+    shape = _shape(subject)
+    if shape is None or shape.family not in subject.facts.families:
+        return
+    family = subject.facts.families[shape.family]
+    for name, value in model.config.items():
+        path = f"model.config.{name}"
+        if name not in family.fields:
+            near = nearest(name, family.fields)
+            yield Finding(
+                (path,),
+                f"{path} = {scalar_text(value)}: {family.name} has no such field",
+                f"use {one_of([f'model.config.{match}' for match in near])}" if near else f"remove {path}",
+            )
+        elif not _fits(value, family.fields[name]):
+            yield Finding(
+                (path,),
+                f"{path} = {scalar_text(value)} must be {_type_names(family.fields[name])}",
+                f"{path}={scalar_text(_example(family.tiny, name, family.fields[name]))}",
+            )
+        elif name in family.required and value < 1:
+            yield Finding(
+                (path,), f"{path} = {value} must be at least 1", f"{path}={scalar_text(family.tiny.get(name, 1))}"
+            )
+    if not is_folder(model.pretrained):
+        for name in family.required:
+            if name not in shape.fields:
+                yield Finding(
+                    (f"model.config.{name}", "model.pretrained"),
+                    f"model.config.{name} is not set, and the shape of a {family.name} model needs it",
+                    f"model.config.{name}={scalar_text(family.tiny.get(name, 1))}, or choose a model file: "
+                    "model=smollm2_135m",
+                )
+
+
+def _fits(value: object, types: tuple[type, ...]) -> bool:
+    if isinstance(value, bool):
+        return bool in types
+    return isinstance(value, types)
+
+
+def _type_names(types: tuple[type, ...]) -> str:
+    words = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        dict: "a mapping",
+        list: "a list",
+        type(None): "null",
+    }
+    names = [words[item] for item in types if not (item is int and float in types)]
+    return one_of(names)
+
+
+def _example(tiny: Mapping[str, Any], name: str, types: tuple[type, ...]) -> Any:
+    plain: Mapping[type, Any] = {int: 1, float: 1.0, bool: False, str: "silu", dict: None, list: None}
+    return tiny[name] if name in tiny else plain.get(types[0])
+
+
+def check_shape_of_weights(subject: Subject) -> Iterator[Finding]:
+    """Weights keep their shape: a field that changes a tensor's is refused while weights are loaded."""
+    model = subject.config.model
+    shape = _shape(subject)
+    if shape is None or model.init != "pretrained" or model.pretrained is None:
+        return
+    for name, value in model.config.items():
+        own = shape.reference.get(name, value)
+        if name in SHAPE_FIELDS and own != value and own is not None:
+            yield Finding(
+                (f"model.config.{name}",),
+                f"model.config.{name} = {scalar_text(value)} does not fit the weights of "
+                f"{model.pretrained}, which have {scalar_text(own)}",
+                f"remove model.config.{name}, or train from random weights: model.init=random",
+            )
+
+
+def check_heads(subject: Subject) -> Iterator[Finding]:
+    """Attention heads divide the hidden size, key-value heads divide the heads."""
+    shape = _shape(subject)
+    if shape is None:
+        return
+    hidden, heads, groups = (
+        shape.fields.get(name) for name in ("hidden_size", "num_attention_heads", "num_key_value_heads")
+    )
+    if _are_positive(hidden, heads) and hidden % heads and shape.fields.get("head_dim") is None:
+        yield Finding(
+            ("model.config.num_attention_heads", "model.config.hidden_size"),
+            f"model.config.num_attention_heads = {heads} must divide hidden_size = {hidden}, or head_dim must be set",
+            f"model.config.hidden_size={max(1, round(hidden / heads)) * heads}",
+        )
+    if _are_positive(heads, groups) and heads % groups:
+        works = [str(number) for number in range(1, heads + 1) if heads % number == 0]
+        yield Finding(
+            ("model.config.num_key_value_heads", "model.config.num_attention_heads"),
+            f"model.config.num_key_value_heads = {groups} must divide num_attention_heads = {heads}",
+            f"model.config.num_key_value_heads={nearest_number(groups, works)}, one of {', '.join(works)}",
+        )
+
+
+def _are_positive(*numbers: object) -> bool:
+    return all(isinstance(number, int) and not isinstance(number, bool) and number > 0 for number in numbers)
+
+
+def nearest_number(number: int, choices: list[str]) -> str:
+    """The choice closest to a number."""
+    return min(choices, key=lambda choice: abs(int(choice) - number))
+
+
+def check_tensor_parallel_heads(subject: Subject) -> Iterator[Finding]:
+    """Tensor parallelism gives every rank whole heads."""
+    tp = subject.config.parallelism.tp
+    shape = _shape(subject)
+    if shape is None or tp == 1:
+        return
+    counts = {name: shape.fields.get(name) for name in ("num_attention_heads", "num_key_value_heads")}
+    whole = {name: count for name, count in counts.items() if isinstance(count, int)}
+    works = [str(n) for n in range(1, max(whole.values(), default=1) + 1) if not any(c % n for c in whole.values())]
+    for name, count in whole.items():
+        if count % tp:
+            yield Finding(
+                ("parallelism.tp", f"model.config.{name}"),
+                f"parallelism.tp = {tp} must divide model {name} = {count}",
+                f"parallelism.tp={nearest_number(tp, works)}, one of {', '.join(works)}",
+            )
+
+
+def check_tokenizer(subject: Subject) -> Iterator[Finding]:
+    """Built-in names are known, and a chat template is a file."""
+    model = subject.config.model
+    if model.tokenizer and model.tokenizer.startswith("builtin:") and model.tokenizer not in BUILTIN_TOKENIZERS:
+        yield Finding(
+            ("model.tokenizer",),
+            f"model.tokenizer = {model.tokenizer}: the built-in tokenizer is {one_of(BUILTIN_TOKENIZERS)}",
+            f"model.tokenizer={BUILTIN_TOKENIZERS[0]}",
+        )
+    template = model.chat_template
+    if template is None or template in BUILTIN_TEMPLATES:
+        return
+    if template.startswith("builtin:") or not Path(template).is_file():
+        yield Finding(
+            ("model.chat_template",),
+            f"model.chat_template = {scalar_text(template)}: there is no such file",
+            f"give the path of a Jinja file, or model.chat_template={one_of(BUILTIN_TEMPLATES)}",
+        )
+
+
+def check_template(subject: Subject) -> Iterator[Finding]:
+    """The built-in tokenizer has no chat template of its own, and conversations need one."""
+    model = subject.config.model
+    if model.tokenizer not in BUILTIN_TOKENIZERS or model.chat_template is not None:
+        return
+    for index, source in enumerate(subject.config.data.train):
+        if source.format == "messages":
+            yield Finding(
+                ("model.chat_template", f"data.train.{index}.format"),
+                f"model.chat_template is not set, and format messages needs one: {model.tokenizer} has none",
+                "model.chat_template=builtin:chatml",
+            )
+            return
+
+
+RULES: tuple[Rule, ...] = (
+    check_source,
+    check_pretrained,
+    check_family,
+    check_fields,
+    check_shape_of_weights,
+    check_heads,
+    check_tensor_parallel_heads,
+    check_tokenizer,
+    check_template,
+)

@@ -1,0 +1,77 @@
+"""Rules of `run`, `checkpointing`, `logging` and `evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from vlmforge.config.encode import scalar_text
+from vlmforge.config.rules.finding import Finding, Rule, Subject
+from vlmforge.errors import nearest, one_of
+
+TRACKERS = ("tensorboard", "wandb")
+
+
+def check_name(subject: Subject) -> Iterator[Finding]:
+    """A run's name is one folder."""
+    name = subject.config.run.name
+    if name is not None and (not name or name in (".", "..") or "/" in name):
+        works = name.strip("/.").replace("/", "-") or "my-run"
+        yield Finding(
+            ("run.name",), f"run.name = {scalar_text(name)} must be the name of one folder", f"run.name={works}"
+        )
+
+
+def check_resume(subject: Subject) -> Iterator[Finding]:
+    """`resume` is a word or a step folder that exists."""
+    resume = subject.config.checkpointing.resume
+    if resume not in ("auto", "never") and not Path(resume).is_dir():
+        near = nearest(resume, ("auto", "never"))
+        yield Finding(
+            ("checkpointing.resume",),
+            f"checkpointing.resume = {scalar_text(resume)} must be auto, never or a step folder that exists",
+            f"checkpointing.resume={near[0] if near else 'auto'}",
+        )
+
+
+def check_trackers(subject: Subject) -> Iterator[Finding]:
+    """Trackers are ours."""
+    for tracker in subject.config.logging.trackers or ():
+        if tracker not in TRACKERS:
+            near = nearest(tracker, TRACKERS) or list(TRACKERS)
+            yield Finding(
+                ("logging.trackers",),
+                f"logging.trackers: {scalar_text(tracker)} is not a tracker; there is {one_of(TRACKERS)}",
+                f"'logging.trackers=[{near[0]}]'",
+            )
+
+
+def check_tasks(subject: Subject) -> Iterator[Finding]:
+    """Tasks exist."""
+    known = sorted(subject.facts.tasks)
+    for task in subject.config.evaluate.tasks:
+        if task not in known:
+            near = nearest(task, known) or known
+            yield Finding(
+                ("evaluate.tasks",),
+                f"evaluate.tasks: {scalar_text(task)} is not a task; there is {one_of(known)}",
+                f"'evaluate.tasks=[{near[0]}]'",
+            )
+
+
+def check_validation(subject: Subject) -> Iterator[Finding]:
+    """What is measured on validation data needs some."""
+    evaluate = subject.config.evaluate
+    if subject.config.data.validation:
+        return
+    for name in ("tasks", "before", "every_steps"):
+        value = getattr(evaluate, name)
+        if value:
+            yield Finding(
+                (f"evaluate.{name}", "data.validation"),
+                f"evaluate.{name} = {scalar_text(value)} needs data.validation, which is not set",
+                f"'data.validation=[{{path: data/validation.jsonl, format: messages}}]', or ~evaluate.{name}",
+            )
+
+
+RULES: tuple[Rule, ...] = (check_name, check_resume, check_trackers, check_tasks, check_validation)

@@ -1,0 +1,169 @@
+"""`scale=tiny`: the same recipe, small enough for two cores and no network.
+
+It keeps everything that decides which code runs (family, structure, stage, adapter, packing, formats) and changes
+sizes. It is applied after the recipe and before the command line's values, so that any of it can be set again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vlmforge.config.facts import FamilyFacts
+from vlmforge.config.origins import Origins
+from vlmforge.config.pretrained import SCALE_ORIGIN, is_folder, read_shape
+
+TINY_SEQ_LEN = 512
+TINY_ROWS = 64
+TINY_RANK = 4
+
+TINY_MODEL: Mapping[str, Any] = {
+    "pretrained": None,
+    "init": "random",
+    "tokenizer": "builtin:bytes",
+    "chat_template": "builtin:chatml",
+}
+TINY_MESH: Mapping[str, Any] = {name: 1 for name in ("dp_replicate", "dp_shard", "tp", "cp", "ep", "pp")}
+TINY_STAGE: Mapping[str, Any] = {
+    "micro_batch_size": 1,
+    "global_batch_size": 4,
+    "max_steps": 3,
+    "max_epochs": None,
+}
+TINY_PACKING_WINDOW = 32
+TINY_EVALUATE: Mapping[str, Any] = {"limit": 2, "every_steps": None}
+WARMUPS = ("warmup_steps", "warmup_samples", "warmup_ratio")
+
+
+def apply_tiny(
+    values: dict[str, Any], origins: Origins, families: Mapping[str, FamilyFacts], *, keep_mesh: bool
+) -> None:
+    """Make a composed recipe tiny, in place.
+
+    Args:
+        values: sections at the top; sections of a wrong type are left for the decoder to report.
+        origins: told which values come from the scale.
+        families: model families by name, for their tiny shapes.
+        keep_mesh: the command line chooses the mesh itself.
+    """
+    tiny = _Writer(values, origins)
+    _shrink_model(tiny, families)
+    for blend in ("train", "validation"):
+        _shrink_blend(tiny, blend)
+    if not keep_mesh:
+        tiny.update("parallelism", TINY_MESH)
+    _shrink_stage(tiny)
+    tiny.update("evaluate", TINY_EVALUATE)
+    tiny.update("checkpointing", {"every_steps": None})
+    tiny.update("launch", {"num_nodes": None, "processes_per_node": None})
+
+
+class _Writer:
+    """Sets values below sections, with their origin."""
+
+    def __init__(self, values: dict[str, Any], origins: Origins) -> None:
+        self.values = values
+        self.origins = origins
+
+    def section(self, path: str) -> dict[str, Any] | None:
+        """The section at a dotted path, made if it is missing; null if something else stands there."""
+        holder: Any = self.values
+        for name in path.split("."):
+            if holder.get(name) is None:
+                holder[name] = {}
+            holder = holder[name]
+            if not isinstance(holder, dict):
+                return None
+        return holder  # pyright: ignore[reportUnknownVariableType]
+
+    def update(self, path: str, new: Mapping[str, Any]) -> None:
+        section = self.section(path)
+        for name, value in new.items() if section is not None else ():
+            assert section is not None
+            section[name] = value
+            self.origins.record(f"{path}.{name}", value, SCALE_ORIGIN)
+
+
+def _shrink_model(tiny: _Writer, families: Mapping[str, FamilyFacts]) -> None:
+    model = tiny.section("model")
+    if model is None:
+        return
+    content = _folder_shape(model.get("pretrained"))
+    if model.get("family") is None and content:
+        types = {family.model_type: name for name, family in families.items()}
+        tiny.update("model", {"family": types.get(content.get("model_type"), content.get("model_type"))})
+    family = families.get(str(model.get("family")))
+    tiny.update("model", TINY_MODEL)
+    shape = tiny.section("model.config")
+    if family is None or shape is None:
+        return
+    own = {name: value for name, value in content.items() if name in family.fields and name not in shape}
+    tiny.update("model.config", {**own, **family.tiny})
+    for name in family.tiny_drops:
+        shape.pop(name, None)
+        tiny.origins.forget(f"model.config.{name}")
+
+
+def _folder_shape(pretrained: object) -> dict[str, Any]:
+    """The fields of a model folder, whose structure the tiny model shares."""
+    if not is_folder(pretrained):
+        return {}
+    try:
+        return read_shape(str(pretrained))
+    except ValueError:
+        return {}
+
+
+def _shrink_blend(tiny: _Writer, blend: str) -> None:
+    data = tiny.section("data")
+    sources: Any = data.get(blend) if data is not None else None
+    if not isinstance(sources, list):
+        return
+    for index, source in enumerate(sources):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        if isinstance(source, dict):
+            _shrink_source(tiny, source, f"data.{blend}.{index}")  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _shrink_source(tiny: _Writer, source: dict[str, Any], path: str) -> None:
+    """A source of the same format from the built-in samples; built-in sources keep theirs, but fewer."""
+    new: dict[str, Any] = {}
+    if str(source.get("path")).startswith("builtin:"):
+        new["rows"] = _fewer_rows(source.get("rows"))
+    elif source.get("format"):
+        new["path"] = f"builtin:{source['format']}"
+        for name in ("rows", "split"):
+            if source.pop(name, None) is not None:
+                tiny.origins.forget(f"{path}.{name}")
+    source.update(new)
+    for name, value in new.items():
+        tiny.origins.record(f"{path}.{name}", value, SCALE_ORIGIN)
+
+
+def _fewer_rows(rows: Any) -> list[int]:
+    """At most `TINY_ROWS` rows, from where the recipe starts, so that held-out rows stay held out."""
+    if isinstance(rows, list) and len(rows) == 2 and all(isinstance(row, int) for row in rows):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        start, stop = int(rows[0]), int(rows[1])  # pyright: ignore[reportUnknownArgumentType]
+        return [start, min(stop, start + TINY_ROWS)]
+    return [0, TINY_ROWS]
+
+
+def _shrink_stage(tiny: _Writer) -> None:
+    stage = tiny.section("stage")
+    if stage is None:
+        return
+    seq_len = stage.get("seq_len")
+    if seq_len is None or (isinstance(seq_len, int) and seq_len > TINY_SEQ_LEN):
+        tiny.update("stage", {"seq_len": TINY_SEQ_LEN})
+    tiny.update("stage", TINY_STAGE)
+    if stage.get("packing", "none") != "none":
+        tiny.update("stage", {"packing_window": TINY_PACKING_WINDOW})
+    tiny.update("stage.generation", {"max_new_tokens": 4})
+    schedule = tiny.section("stage.schedule") or {}
+    if any(schedule.get(name) is not None for name in WARMUPS):
+        tiny.update("stage.schedule", {name: 1 if name == "warmup_steps" else None for name in WARMUPS})
+    tiny.update("stage.schedule", {"decay_steps": None, "decay_samples": None})
+    adapter = stage.get("adapter")
+    if isinstance(adapter, dict):
+        rank: Any = adapter.get("rank", TINY_RANK)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        small = min(rank, TINY_RANK) if isinstance(rank, int) else rank  # pyright: ignore[reportUnknownVariableType]
+        tiny.update("stage.adapter", {"rank": small, "path": None})
