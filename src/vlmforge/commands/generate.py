@@ -1,0 +1,114 @@
+"""`vlmforge generate`: answers to prompts, from a checkpoint or from the model of a recipe."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlmforge.commands.configuring import load_config, load_settings
+from vlmforge.commands.request import Request
+from vlmforge.config.schema import Config
+from vlmforge.errors import EXIT_OK, ConfigError, Problem
+
+if TYPE_CHECKING:
+    from vlmforge.generate.load import LoadedModel
+    from vlmforge.generate.prompts import PromptRow
+
+
+def run(request: Request) -> int:
+    """Generate for the prompts of a request: to the terminal, or from a file to a file.
+
+    Raises:
+        ConfigError: the arguments do not fit together.
+        CheckpointError: the checkpoint is none.
+        DataError: a prompt is none, or too long.
+    """
+    _check_arguments(request)
+    config, loaded = _load(request)
+    if request.one("input") is not None:
+        _answer_file(config, loaded, Path(request.required("input", "in.jsonl")), request.one("output"))
+    else:
+        _answer_prompts(config, loaded, request.all("prompt"))
+    return EXIT_OK
+
+
+def _check_arguments(request: Request) -> None:
+    given = {name for name in ("checkpoint", "recipe", "prompt", "input", "output") if request.all(name)}
+    rules = (
+        (
+            len(given & {"checkpoint", "recipe"}) == 1,
+            "generate needs one of checkpoint and recipe",
+            "vlmforge generate checkpoint=runs/quickstart prompt=Hello",
+        ),
+        (
+            len(given & {"prompt", "input"}) == 1,
+            "generate needs one of prompt and input",
+            "add prompt=Hello, or input=prompts.jsonl output=answers.jsonl",
+        ),
+        ("output" not in given or "input" in given, "output has no effect without input", "add input=prompts.jsonl"),
+        ("input" not in given or "output" in given, "input needs an output", "add output=answers.jsonl"),
+    )
+    words = " ".join(f"{name}={value}" for name in sorted(given) for value in request.all(name))
+    problems = [Problem(what, f"command line: generate {words}".rstrip(), fix) for holds, what, fix in rules if not holds]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _load(request: Request) -> tuple[Config, LoadedModel]:
+    if request.all("recipe"):
+        config = load_config(request, with_data=False).config
+        from vlmforge.generate.load import load_recipe_model
+        from vlmforge.parallel.mesh import pick_device
+
+        return config, load_recipe_model(config, pick_device(config.launch.device))
+    # Overrides are checked before anything heavy is imported.
+    config = load_settings(request, "generate")
+    from vlmforge.generate.load import find_checkpoint, load_checkpoint
+    from vlmforge.parallel.mesh import pick_device
+
+    checkpoint = find_checkpoint(request.required("checkpoint", "runs/quickstart"), config.run.output_dir)
+    if checkpoint.kind == "step":
+        # Sharded training state has no shape of its own: the run's recipe says what to build.
+        config = load_settings(request, str(checkpoint.recipe))
+    return config, load_checkpoint(checkpoint, config, pick_device(config.launch.device))
+
+
+def _answer_prompts(config: Config, loaded: LoadedModel, prompts: list[str]) -> None:
+    from transformers import TextStreamer
+
+    from vlmforge.data.render import render_prompt
+    from vlmforge.generate.engine import generate_texts
+    from vlmforge.generate.prompts import as_messages
+
+    settings = config.stage.generation
+    ids = [render_prompt(as_messages(prompt), loaded.tokenizer) for prompt in prompts]
+    if len(prompts) == 1 and sys.stdout.isatty():
+        streamer = TextStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)  # pyright: ignore[reportArgumentType]
+        list(generate_texts(loaded, ids, settings, streamer))
+        return
+    for prompt, text in zip(prompts, generate_texts(loaded, ids, settings), strict=True):
+        print(text if len(prompts) == 1 else f"{prompt}\n{text}\n", flush=True)
+
+
+def _answer_file(config: Config, loaded: LoadedModel, source: Path, target_name: str | None) -> None:
+    from vlmforge.data.render import render_prompt
+    from vlmforge.generate.engine import generate_texts
+    from vlmforge.generate.prompts import answer_line, count_answered, read_prompts
+    from vlmforge.observe.progress import track
+
+    assert target_name is not None, "input comes with output"
+    target = Path(target_name)
+    rows = read_prompts(source)
+    done = count_answered(target, rows)
+    if done:
+        print(f"{target} has {done} of {len(rows)} answers already; going on from there", file=sys.stderr)
+    left: list[PromptRow] = rows[done:]
+    ids = [render_prompt(row.messages, loaded.tokenizer) for row in left]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("a", encoding="utf-8") as file:
+        texts = generate_texts(loaded, ids, config.stage.generation)
+        for row, text in track(zip(left, texts, strict=True), total=len(left), description="generating"):
+            file.write(answer_line(row, text))
+            file.flush()
+    print(f"{len(rows)} answers in {target}", file=sys.stderr)

@@ -1,0 +1,53 @@
+"""`vlmforge train`: validate a recipe, start the ranks it needs, train, save, export."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from dataclasses import replace
+
+from vlmforge.commands.configuring import load_config
+from vlmforge.commands.request import Request
+from vlmforge.errors import EXIT_BUG, ConfigError, Problem, VlmforgeError
+from vlmforge.parallel.launch import launch_ranks, report_error
+
+
+def run(request: Request) -> int:
+    """Train the recipe of a request.
+
+    Returns:
+        0 when the run is complete, or stopped where it was told to; 130 when it was interrupted and saved.
+
+    Raises:
+        VlmforgeError: the recipe, the data, a checkpoint or the training is wrong.
+    """
+    try:
+        return _run(request)
+    except VlmforgeError as error:
+        # A rank that vlmforge started leaves its message to the parent, which prints one for all ranks.
+        if report_error(error.exit_code, error.report()):
+            return error.exit_code
+        raise
+    except Exception:
+        if report_error(EXIT_BUG, traceback.format_exc()):
+            return EXIT_BUG
+        raise
+
+
+def _run(request: Request) -> int:
+    loaded = load_config(request)
+    config = replace(loaded.config, run=replace(loaded.config.run, name=loaded.run_name))
+    if config.stage.kind == "generate":
+        problem = Problem(
+            "stage.kind = generate has nothing to train",
+            f"recipe {loaded.recipe_name}",
+            f"vlmforge generate recipe={loaded.recipe_name} prompt=...",
+        )
+        raise ConfigError(problem)
+    if loaded.batch.world_size > 1 and "WORLD_SIZE" not in os.environ:
+        return launch_ranks(sys.argv[1:], loaded.batch.world_size)
+    # Imported only now: with torch and transformers it takes seconds, and a mistake is answered before.
+    from vlmforge.train.loop import train
+
+    return train(config, loaded.batch)

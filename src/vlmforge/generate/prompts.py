@@ -1,0 +1,115 @@
+"""Prompts in a JSONL file, answers in another; a job that was cut off goes on where its answers end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmforge.data.sample import Message
+from vlmforge.errors import DataError, Problem
+
+ANSWER_KEY = "response"
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    """One line of the input file.
+
+    Attributes:
+        row: the object as it stands there; the answer is added to it.
+        messages: the turns before the answer.
+    """
+
+    row: dict[str, Any]
+    messages: tuple[Message, ...]
+
+
+def as_messages(prompt: str) -> tuple[Message, ...]:
+    """A prompt as a user's turn."""
+    return ({"role": "user", "content": prompt},)
+
+
+def read_prompts(path: Path) -> list[PromptRow]:
+    """Lines with `prompt` (text) or `messages` (turns); every bad line is reported at once.
+
+    Raises:
+        DataError: the file cannot be read, is empty, or has bad lines.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        problem = Problem(f"input = {path} cannot be read: {error}", str(path), "give a JSONL file with `prompt` lines")
+        raise DataError(problem) from error
+    rows: list[PromptRow] = []
+    problems: list[Problem] = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            parsed = _parse(line, f"{path}:{number}")
+            (problems if isinstance(parsed, Problem) else rows).append(parsed)  # pyright: ignore[reportArgumentType]
+    if not rows and not problems:
+        problems.append(Problem(f"input = {path} has no lines", str(path), 'write lines such as {"prompt": "Hello"}'))
+    if problems:
+        raise DataError(problems)
+    return rows
+
+
+def _parse(line: str, where: str) -> PromptRow | Problem:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        return Problem(f"the line is no JSON: {error}", where, 'write a line such as {"prompt": "Hello"}')
+    if isinstance(row, dict) and isinstance(row.get("prompt"), str):
+        return PromptRow(row, as_messages(row["prompt"]))
+    messages = row.get("messages") if isinstance(row, dict) else None
+    if isinstance(messages, list) and messages and all(isinstance(turn, dict) for turn in messages):
+        if messages[-1].get("role") == "assistant":
+            return Problem("the last turn is the assistant's already", where, "leave out the turn to be generated")
+        return PromptRow(row, tuple(messages))
+    return Problem("the line has neither `prompt` nor `messages`", where, 'write a line such as {"prompt": "Hello"}')
+
+
+def count_answered(path: Path, rows: Sequence[PromptRow]) -> int:
+    """How many answers an earlier, cut-off job has left; a half last line is removed.
+
+    Raises:
+        DataError: the file holds answers to other prompts.
+    """
+    if not path.exists():
+        return 0
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    lines = whole.splitlines()
+    for number, (line, asked) in enumerate(zip(lines, rows, strict=False), start=1):
+        if not _answers(line, asked):
+            problem = Problem(
+                f"output = {path} exists and its answer is not to the prompt of the same line",
+                f"{path}:{number}",
+                "give another output, or delete the file to begin anew",
+            )
+            raise DataError(problem)
+    if len(lines) > len(rows):
+        problem = Problem(
+            f"output = {path} exists and has {len(lines)} answers to {len(rows)} prompts", str(path), "give another output"
+        )
+        raise DataError(problem)
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    return len(lines)
+
+
+def _answers(line: str, asked: PromptRow) -> bool:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(row, dict) and {key: row[key] for key in row if key != ANSWER_KEY} == {
+        key: asked.row[key] for key in asked.row if key != ANSWER_KEY
+    }
+
+
+def answer_line(asked: PromptRow, answer: str) -> str:
+    """The line of the output file, with its end."""
+    return json.dumps(asked.row | {ANSWER_KEY: answer}, ensure_ascii=False) + "\n"
