@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -82,6 +83,12 @@ class SampleOrder:
         share = self._shares[source]
         epoch, position = divmod(m, share.num_rows)
         return source, permute(position, share.num_rows, f"{self._seed}/{epoch}/{share.name}")
+
+
+def count_samples(max_epochs: float, samples_per_epoch: int) -> int:
+    """Sample numbers of a training of `max_epochs` epochs; part of a sample is a sample."""
+    # As a fraction, because 0.1 x 30 in floats is a little more than 3.
+    return math.ceil(Fraction(str(max_epochs)) * samples_per_epoch)
 
 
 def _weights_problem(is_shuffled: bool) -> Problem:

@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from vlmforge.data.sample import Row, count_row_tokens
 
 
-def deal_rows(
-    rows: Sequence[Row], data_rank: int, num_data_ranks: int, num_micro_batches: int
-) -> list[list[Row]]:
+def deal_rows(rows: Sequence[Row], data_rank: int, num_data_ranks: int, num_micro_batches: int) -> list[list[Row]]:
     """The rows of each micro-batch of one data rank.
 
     Args:

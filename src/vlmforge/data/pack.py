@@ -23,9 +23,7 @@ def pack_best_fit(lengths: Sequence[int], seq_len: int) -> list[list[int]]:
     """
     assert all(0 < length <= seq_len for length in lengths), "a sample that no row can hold"
     rows: list[list[int]] = []
-    room: list[
-        tuple[int, int]
-    ] = []  # (free tokens, row), ascending: the fullest row with room is the next above
+    room: list[tuple[int, int]] = []  # (free tokens, row), ascending: the fullest row with room is the next above
     for position in sorted(range(len(lengths)), key=lambda position: (-lengths[position], position)):
         length = lengths[position]
         at = bisect.bisect_left(room, (length, -1))

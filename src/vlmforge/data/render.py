@@ -126,9 +126,7 @@ class Renderer:
     def _tokenize_pair(self, prompt: str, response: str, place: Place) -> tuple[list[int], list[bool]]:
         """Prompt, response, eos: what a base model without a chat template is trained on."""
         eos = self._require_eos(place)
-        encoding, (start,) = _encode_turns(
-            self._tokenizer, prompt + response, [len(prompt)], is_template=False
-        )
+        encoding, (start,) = _encode_turns(self._tokenizer, prompt + response, [len(prompt)], is_template=False)
         ids = [*encoding.ids, eos]
         return ids, [k >= start for k in range(len(ids))]
 
@@ -157,9 +155,7 @@ class Renderer:
         """The id of the eos token."""
         eos: Any = self._tokenizer.eos_token_id
         if eos is None:
-            raise place.error(
-                "the tokenizer has no eos token to end a text with", "choose another model.tokenizer"
-            )
+            raise place.error("the tokenizer has no eos token to end a text with", "choose another model.tokenizer")
         return int(eos)
 
 

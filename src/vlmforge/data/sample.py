@@ -87,7 +87,7 @@ class Sample:
         return ({"role": "user", "content": self.prompt}, {"role": "assistant", "content": self.response})
 
     def as_task(self) -> tuple[tuple[Message, ...], str]:
-        """What a task asks and compares with: the turns before the last assistant turn, and that turn's content.
+        """What a task asks and what it compares with: the turns before the last answer, and that answer.
 
         Raises:
             DataError: there is no assistant turn, or nothing before it.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vlmforge.config.schema import Config
-from vlmforge.data.blend import SampleOrder, SourceShare
+from vlmforge.data.blend import SampleOrder, SourceShare, count_samples
 from vlmforge.data.ledger import HoleKind, Ledger
 from vlmforge.data.pack import pack_best_fit
 from vlmforge.data.render import Renderer, TooLongError
@@ -166,7 +166,8 @@ def build_train_windows(config: Config, tokenizer: PreTrainedTokenizerBase) -> W
         for source, source_config in zip(sources, config.data.train, strict=True)
     ]
     order = SampleOrder(shares, config.data.seed, config.data.shuffle)
-    num_samples = count_samples(config, order.samples_per_epoch)
+    max_epochs = config.stage.max_epochs
+    num_samples = None if max_epochs is None else count_samples(max_epochs, order.samples_per_epoch)
     is_packed = config.stage.packing != "none"
     window_size = config.stage.packing_window if is_packed else config.stage.global_batch_size
     return WindowMaker(config, tokenizer, sources, order, window_size, num_samples)
@@ -175,16 +176,7 @@ def build_train_windows(config: Config, tokenizer: PreTrainedTokenizerBase) -> W
 def build_validation_windows(config: Config, tokenizer: PreTrainedTokenizerBase) -> WindowMaker:
     """The stream of `data.validation`: file order, once."""
     sources = open_sources(config.data.validation)
-    order = SampleOrder(
-        [SourceShare(source.name, len(source), None) for source in sources], seed=0, is_shuffled=False
-    )
+    order = SampleOrder([SourceShare(source.name, len(source), None) for source in sources], seed=0, is_shuffled=False)
     return WindowMaker(
         config, tokenizer, sources, order, config.stage.packing_window, num_samples=order.samples_per_epoch
     )
-
-
-def count_samples(config: Config, samples_per_epoch: int) -> int | None:
-    """Sample numbers of the whole training; None where `max_epochs` is not set."""
-    if config.stage.max_epochs is None:
-        return None
-    return math.ceil(config.stage.max_epochs * samples_per_epoch)

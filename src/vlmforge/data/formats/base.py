@@ -95,9 +95,7 @@ def _find_required(row: Mapping[str, Any], column: str, path: str, place: Place)
     existing = list_paths(row)
     state = "is null" if path in existing else f"is absent; the row has {', '.join(existing) or 'no columns'}"
     fix = "give the row a value, or leave it out with  data.on_bad_sample=skip"
-    raise place.error(
-        f"column {path} {state}", fix if path in existing else advise_column(column, path, existing)
-    )
+    raise place.error(f"column {path} {state}", fix if path in existing else advise_column(column, path, existing))
 
 
 def require_text(value: Any, column: str, place: Place) -> str:

@@ -36,9 +36,7 @@ def _decode_list(value: Any, column: str, place: Place) -> list[Any]:
         try:
             value = json.loads(value) if value.strip() else []
         except json.JSONDecodeError as error:
-            raise place.error(
-                f"{column} is no JSON: {error}", f"write {column} as a list of objects"
-            ) from None
+            raise place.error(f"{column} is no JSON: {error}", f"write {column} as a list of objects") from None
     is_list = isinstance(value, Sequence) and not isinstance(value, str)
     if not is_list or not all(isinstance(item, Mapping) for item in value):
         raise place.error(
@@ -67,9 +65,7 @@ def _parse_turn(raw: Mapping[str, Any], name: str, place: Place) -> Message:
         )
     turn["content"] = _join_content(turn, name, place)
     if "tool_calls" in turn:
-        turn["tool_calls"] = [
-            _parse_tool_call(call, f"{name}.tool_calls", place) for call in turn["tool_calls"]
-        ]
+        turn["tool_calls"] = [_parse_tool_call(call, f"{name}.tool_calls", place) for call in turn["tool_calls"]]
     return turn
 
 
@@ -87,9 +83,7 @@ def _join_content(turn: Mapping[str, Any], name: str, place: Place) -> str:
     for part in content:
         if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
             kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-            raise place.error(
-                f"{name}.content has a part of type {kind}; only text is read", "leave such parts out"
-            )
+            raise place.error(f"{name}.content has a part of type {kind}; only text is read", "leave such parts out")
         texts.append(part["text"])
     return "".join(texts)
 

@@ -18,6 +18,4 @@ def _parse(fields: Mapping[str, Any], place: Place) -> Sample:
     )
 
 
-PROMPT_RESPONSE = Format(
-    name="prompt_response", required=("prompt", "response"), optional=(), parse_fields=_parse
-)
+PROMPT_RESPONSE = Format(name="prompt_response", required=("prompt", "response"), optional=(), parse_fields=_parse)

@@ -16,13 +16,12 @@ from typing import Any, Protocol
 from vlmforge.config.schema import SourceConfig
 from vlmforge.data.builtin import BUILTINS, PREFIX, Builtin, nest_fields
 from vlmforge.data.formats import FORMATS, Format
+from vlmforge.data.locations import FILE_SUFFIXES
 from vlmforge.data.sample import Place, Sample
 from vlmforge.data.sources.jsonl import JsonlRows
 from vlmforge.data.sources.library import LibraryRows
 from vlmforge.data.sources.parquet import ParquetRows
 from vlmforge.errors import DataError, Problem
-
-FILE_SUFFIXES = (".jsonl", ".parquet")
 
 
 class Rows(Protocol):
@@ -170,9 +169,7 @@ def _open_path(path: str, config: SourceConfig, format: Format) -> Rows:
     if not path.endswith(FILE_SUFFIXES):
         return LibraryRows(path, config.split)
     if not Path(path).is_file():
-        raise DataError(
-            Problem(f"file {path} does not exist", f"source of {path}", "give the path of a file")
-        )
+        raise DataError(Problem(f"file {path} does not exist", f"source of {path}", "give the path of a file"))
     if path.endswith(".jsonl"):
         return JsonlRows(path)
     return ParquetRows(path, format.top_level_columns(config.columns))

@@ -56,9 +56,7 @@ class JsonlRows:
         except ValueError as error:
             raise DataError(Problem(f"the line is no JSON: {error}", self.locate(i), fix)) from None
         if not isinstance(row, dict):
-            raise DataError(
-                Problem(f"the line holds a {type(row).__name__}, not an object", self.locate(i), fix)
-            )
+            raise DataError(Problem(f"the line holds a {type(row).__name__}, not an object", self.locate(i), fix))
         return row
 
     def locate(self, i: int) -> str:

@@ -17,6 +17,7 @@ from vlmforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 _CACHE_BYTES = 256 << 20
 
@@ -34,16 +35,8 @@ class ParquetRows:
         Raises:
             DataError: the file is no Parquet file, or holds no row.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         self.path = path
-        try:
-            self._file = pq.ParquetFile(path, memory_map=True)
-        except pa.ArrowInvalid as error:
-            raise DataError(
-                Problem(f"{path} is no Parquet file: {error}", path, "write the file again")
-            ) from None
+        self._file = _open(path)
         metadata = self._file.metadata
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
@@ -81,9 +74,12 @@ class ParquetRows:
 
 
 def list_schema_paths(path: str) -> list[str]:
-    """Dotted paths of all columns of a Parquet file, those of structs included, from the footer alone."""
+    """Dotted paths of all columns of a Parquet file, those of structs included, from the footer alone.
+
+    Raises:
+        DataError: it is no Parquet file.
+    """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     paths: list[str] = []
 
@@ -93,5 +89,21 @@ def list_schema_paths(path: str) -> list[str]:
             if pa.types.is_struct(field.type):
                 walk(field.type, f"{prefix}{field.name}.")
 
-    walk(pq.read_schema(path, memory_map=True), "")
+    walk(_open(path).schema_arrow, "")
     return paths
+
+
+def _open(path: str) -> pq.ParquetFile:
+    """The file with its footer read.
+
+    Raises:
+        DataError: it is no Parquet file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path, memory_map=True)
+    except pa.ArrowInvalid as error:
+        problem = Problem(f"{path} is no Parquet file: {error}", path, "write the file again")
+        raise DataError(problem) from None

@@ -1,0 +1,219 @@
+"""Gate 2: do the data files exist, and are they what the recipe says they are?
+
+Looks at footers and first rows only, reports all problems at once, and imports neither torch nor transformers nor
+datasets. A hub id is not looked up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from vlmforge.config.schema import Config, SourceConfig
+from vlmforge.data.blend import count_samples
+from vlmforge.data.builtin import BUILTINS, PREFIX
+from vlmforge.data.formats import FORMATS
+from vlmforge.data.formats.base import advise_column
+from vlmforge.data.locations import FILE_SUFFIXES, Kind, classify_path
+from vlmforge.data.sources import Source, name_sources, open_source, rows_problem
+from vlmforge.data.sources.parquet import list_schema_paths
+from vlmforge.errors import DataError, Problem, nearest, one_of
+
+BLENDS = ("train", "validation")
+# Rows that are parsed on trial.
+_NUM_FIRST_ROWS = 4
+
+
+def check_data(config: Config, origins: Mapping[str, str]) -> list[Problem]:
+    """Every problem of the data files.
+
+    Args:
+        config: the recipe; sources whose path or format gate 1 refuses are passed over.
+        origins: dotted path to where it was said, such as `data.train.0.path`.
+    """
+    problems: list[Problem] = []
+    for blend in BLENDS:
+        sources: tuple[SourceConfig, ...] = getattr(config.data, blend)
+        for k, (source, name) in enumerate(zip(sources, name_sources(sources), strict=True)):
+            if source.path and source.format in FORMATS:
+                check = _SourceCheck(source, name, f"data.{blend}.{k}", origins, config.data.on_bad_sample)
+                problems.extend(check.problems())
+    return problems
+
+
+def count_rows(config: Config) -> int | None:
+    """Rows of `data.train`; None where a source would have to be loaded to know, such as a hub id.
+
+    Raises:
+        DataError: a file cannot be opened.
+    """
+    total = 0
+    for source, name in zip(config.data.train, name_sources(config.data.train), strict=True):
+        if not _is_countable(source):
+            return None
+        total += len(open_source(source, name))
+    return total
+
+
+def count_unpacked_steps(config: Config) -> int | None:
+    """Steps of the training as far as they are known without a tokenizer; None with packing or uncounted rows."""
+    max_steps = config.stage.max_steps
+    if config.stage.max_epochs is None:
+        return max_steps
+    num_rows = count_rows(config)
+    if num_rows is None or config.stage.packing != "none":
+        return None
+    num_samples = count_samples(config.stage.max_epochs, num_rows)
+    steps = -(-num_samples // config.stage.global_batch_size)
+    return steps if max_steps is None else min(steps, max_steps)
+
+
+class _SourceCheck:
+    """The checks of one source."""
+
+    def __init__(
+        self, source: SourceConfig, name: str, at: str, origins: Mapping[str, str], on_bad_sample: str
+    ) -> None:
+        """Take the source, its name and its dotted path."""
+        self._source = source
+        self._name = name
+        self._at = at
+        self._origins = origins
+        self._on_bad_sample = on_bad_sample
+
+    def problems(self) -> list[Problem]:
+        """All of them; what rests on a file that is not there is not looked at."""
+        found = [problem for path in self._source.path for problem in self._check_path(path)]
+        found.extend(self._check_split())
+        if found or not _is_countable(self._source):
+            return found
+        try:
+            opened = open_source(self._without_rows(), self._name)
+        except DataError as error:
+            return [self._join_where(problem, "path") for problem in error.problems]
+        return [*self._check_rows(opened), *self._check_first_rows(opened)]
+
+    def _check_path(self, path: str) -> Iterator[Problem]:
+        """One path of the source."""
+        kind = classify_path(path)
+        if kind is Kind.ABSENT:
+            yield self._problem("path", f"{path} does not exist", _advise_path(path))
+        elif kind is Kind.FOREIGN:
+            rule = f"{path} must end in {one_of(FILE_SUFFIXES)}"
+            yield self._problem("path", rule, "write it as JSON lines, one object on every line")
+        elif kind is Kind.BUILTIN:
+            yield from self._check_builtin(path.removeprefix(PREFIX))
+        elif kind is Kind.FILE and path.endswith(".parquet"):
+            yield from self._check_schema(path)
+
+    def _check_builtin(self, name: str) -> Iterator[Problem]:
+        """A built-in set that exists, read in its own format."""
+        if name not in BUILTINS:
+            near = nearest(name, BUILTINS) or list(BUILTINS)
+            rule = f"{PREFIX}{name} does not exist; there is {one_of([PREFIX + known for known in BUILTINS])}"
+            yield self._problem("path", rule, f"{self._at}.path={PREFIX}{near[0]}")
+        elif BUILTINS[name].format != self._source.format:
+            wanted = BUILTINS[name].format
+            rule = f"{self._source.format}, but {PREFIX}{name} is of format {wanted}"
+            yield self._problem("format", rule, f"{self._at}.format={wanted}")
+
+    def _check_schema(self, path: str) -> Iterator[Problem]:
+        """The required columns of a Parquet file, by its footer."""
+        try:
+            existing = list_schema_paths(path)
+        except DataError as error:
+            yield from (self._join_where(problem, "path") for problem in error.problems)
+            return
+        for column in FORMATS[self._source.format].required:
+            wanted = self._source.columns.get(column, column)
+            if wanted not in existing:
+                yield Problem(
+                    f"{self._at}: column {wanted} is absent from {path}, which has {', '.join(existing)}",
+                    self._where(f"columns.{column}" if column in self._source.columns else "format"),
+                    advise_column(column, wanted, existing),
+                )
+
+    def _check_split(self) -> Iterator[Problem]:
+        """A split is for the datasets library; its own folders say which they have."""
+        split = self._source.split
+        for path in self._source.path:
+            kind = classify_path(path)
+            if split is not None and kind in (Kind.FILE, Kind.BUILTIN):
+                yield self._problem("split", f"{split} has no effect on {path}", f"leave out  {self._at}.split")
+            if kind is Kind.FOLDER:
+                splits = _list_saved_splits(path)
+                if splits and split not in splits and (split or len(splits) > 1):
+                    near = nearest(split or "train", splits, limit=1) or splits
+                    rule = f"{split or 'null'} is not a split of {path}, which has {one_of(splits)}"
+                    yield self._problem("split", rule, f"{self._at}.split={near[0]}")
+
+    def _check_rows(self, opened: Source) -> Iterator[Problem]:
+        """`rows` within the rows there are."""
+        if self._source.rows is not None and self._source.rows[1] > opened.ends[-1]:
+            yield rows_problem(self._source, self._at, opened.ends[-1], self._where("rows"))
+
+    def _check_first_rows(self, opened: Source) -> list[Problem]:
+        """The first rows parse; where bad ones are skipped, one that does is enough."""
+        start = self._source.rows[0] if self._source.rows else 0
+        found: list[Problem] = []
+        numbers = range(start, min(start + _NUM_FIRST_ROWS, len(opened)))
+        for i in numbers:
+            try:
+                opened.sample(i)
+            except DataError as error:
+                found.extend(self._join_where(problem, "format") for problem in error.problems)
+        if self._on_bad_sample == "skip" and len(found) < len(numbers):
+            return []
+        # Rows of one file tend to break the same rule; the first says it.
+        return found[:1]
+
+    def _without_rows(self) -> SourceConfig:
+        """The source with all rows, so that a range beyond the end does not hide other problems."""
+        source = self._source
+        return SourceConfig(path=source.path, format=source.format, columns=source.columns)
+
+    def _problem(self, key: str, rule: str, fix: str) -> Problem:
+        """A problem of one key of the source."""
+        return Problem(f"{self._at}.{key} = {rule}", self._where(key), fix)
+
+    def _join_where(self, problem: Problem, key: str) -> Problem:
+        """A problem of a row or file, with the place in the recipe that led there."""
+        where = f"{problem.where}, by {self._where(key)}"
+        return Problem(f"{self._at}: {problem.what}", where, problem.fix)
+
+    def _where(self, key: str) -> str:
+        """Where a key of the source was said, or the nearest section around it."""
+        path = f"{self._at}.{key}"
+        while path:
+            if path in self._origins:
+                return self._origins[path]
+            path = path.rpartition(".")[0]
+        return getattr(self._origins, "fallback", self._at)
+
+
+def _is_countable(source: SourceConfig) -> bool:
+    """Whether all paths can be opened without the datasets library."""
+    return all(classify_path(path) in (Kind.FILE, Kind.BUILTIN) for path in source.path)
+
+
+def _advise_path(path: str) -> str:
+    """The nearest name in the folder where the file should be, or the nearest folder."""
+    folder, name = Path(path).parent, Path(path).name
+    if not folder.is_dir():
+        return f"folder {folder} does not exist either; paths are relative to {Path.cwd()}"
+    present = sorted(entry.name for entry in folder.iterdir() if entry.suffix in FILE_SUFFIXES or entry.is_dir())
+    near = nearest(name, present, limit=1)
+    if near:
+        return f"did you mean  {folder / near[0]}"
+    listed = f"{folder} has {', '.join(present[:8])}" if present else f"{folder} has no data files"
+    return f"{listed}; give the path of a file that ends in {one_of(FILE_SUFFIXES)}"
+
+
+def _list_saved_splits(folder: str) -> Sequence[str]:
+    """Splits of a folder that the datasets library saved as a dictionary; empty otherwise."""
+    try:
+        splits = json.loads((Path(folder) / "dataset_dict.json").read_text())["splits"]
+    except (OSError, ValueError, KeyError):
+        return []
+    return [str(split) for split in splits]

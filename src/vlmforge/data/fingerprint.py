@@ -1,0 +1,56 @@
+"""Fingerprints of data files for a run's manifest: enough to notice that the data is not the same any more."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from vlmforge.config.schema import Config
+from vlmforge.data.locations import Kind, classify_path
+from vlmforge.data.sources import name_sources
+
+_ENDS_BYTES = 1 << 20
+
+
+def fingerprint_sources(config: Config) -> dict[str, Any]:
+    """For each blend and source: its files with size and hash, and which rows are used."""
+    return {
+        blend: [
+            {
+                "name": name,
+                "format": source.format,
+                "rows": list(source.rows) if source.rows else None,
+                "files": [_fingerprint_path(path, source.split) for path in source.path],
+            }
+            for source, name in zip(sources, name_sources(sources), strict=True)
+        ]
+        for blend, sources in (("train", config.data.train), ("validation", config.data.validation))
+    }
+
+
+def _fingerprint_path(path: str, split: str | None) -> dict[str, Any]:
+    """One path; what is not on this machine has its name only."""
+    kind = classify_path(path)
+    if kind is Kind.FILE:
+        return {"path": path, "size_bytes": Path(path).stat().st_size, "sha256_of_ends": hash_ends(Path(path))}
+    if kind is Kind.FOLDER:
+        files = sorted(file for file in Path(path).rglob("*") if file.is_file())
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(f"{file.relative_to(path)} {hash_ends(file)}\n".encode())
+        size = sum(file.stat().st_size for file in files)
+        return {"path": path, "split": split, "size_bytes": size, "sha256_of_ends": digest.hexdigest()}
+    return {"path": path, "split": split}
+
+
+def hash_ends(path: Path) -> str:
+    """The sha256 of a file's size, its first and its last MiB: quick for any size, blind to the file's date."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(f"{size}\n".encode())
+    with path.open("rb") as file:
+        digest.update(file.read(_ENDS_BYTES))
+        if size > _ENDS_BYTES:
+            file.seek(max(_ENDS_BYTES, size - _ENDS_BYTES))
+            digest.update(file.read(_ENDS_BYTES))
+    return digest.hexdigest()
