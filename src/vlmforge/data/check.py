@@ -13,12 +13,15 @@ from pathlib import Path
 from vlmforge.config.schema import Config, SourceConfig
 from vlmforge.data.blend import count_samples
 from vlmforge.data.builtin import BUILTINS, PREFIX
+from vlmforge.data.fingerprint import fingerprint_sources
 from vlmforge.data.formats import FORMATS
 from vlmforge.data.formats.base import advise_column
 from vlmforge.data.locations import FILE_SUFFIXES, Kind, classify_path
 from vlmforge.data.sources import Source, name_sources, open_source, rows_problem
 from vlmforge.data.sources.parquet import list_schema_paths
 from vlmforge.errors import DataError, Problem, nearest, one_of
+
+__all__ = ["check_data", "count_rows", "count_unpacked_steps", "fingerprint_sources"]
 
 BLENDS = ("train", "validation")
 # Rows that are parsed on trial.

@@ -1,6 +1,6 @@
 """The loader: every step's global batch, and this data rank's part of it.
 
-1. Windows are made in order, here or ahead of time in worker processes (`window.py`).
+1. Windows are made in order, here or ahead of time in worker processes (`window.py`, `workers.py`).
 2. Their rows are chained, and `stage.global_batch_size` rows at a time are a step.
 3. The rows of a step are dealt to data ranks and micro-batches (`deal.py`) and collated.
 
@@ -12,13 +12,9 @@ workers can go on from.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-from torch.utils.data import DataLoader, Dataset
 
 from vlmforge.config.schema import Config
 from vlmforge.data.collate import Batch, collate
@@ -26,13 +22,8 @@ from vlmforge.data.deal import deal_rows
 from vlmforge.data.ledger import Ledger
 from vlmforge.data.sample import Row, Sample
 from vlmforge.data.sources import open_sources
-from vlmforge.data.window import (
-    Window,
-    WindowFailure,
-    WindowMaker,
-    build_train_windows,
-    build_validation_windows,
-)
+from vlmforge.data.window import WindowMaker, build_train_windows, build_validation_windows
+from vlmforge.data.workers import iterate_windows
 from vlmforge.errors import DataError, Problem
 
 __all__ = [
@@ -46,9 +37,6 @@ __all__ = [
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-# Further than any training gets: the end of a stream that only `max_steps` ends.
-_ENDLESS = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -110,7 +98,7 @@ class TrainLoader:
     def _one_window_a_step(self) -> Iterator[tuple[list[Row], Ledger, dict[str, int]]]:
         """Unpacked: a window is a step, with its holes."""
         first = self._state["window"]
-        for number, window in enumerate(self._iterate_windows(first), first):
+        for number, window in enumerate(iterate_windows(self._windows, first, self._num_workers), first):
             ledger = Ledger()
             window.count_holes(ledger)
             yield list(window.rows), ledger, {"window": number + 1, "rows_used": 0}
@@ -123,7 +111,7 @@ class TrainLoader:
         first, rows_used = self._state["window"], self._state["rows_used"]
         rows: list[Row] = []
         ledger = Ledger()
-        for number, window in enumerate(self._iterate_windows(first), first):
+        for number, window in enumerate(iterate_windows(self._windows, first, self._num_workers), first):
             if rows_used == 0:
                 window.count_holes(ledger)
             for used, row in enumerate(window.rows[rows_used:], rows_used + 1):
@@ -136,27 +124,6 @@ class TrainLoader:
             rows_used = 0
         if rows:
             yield rows, ledger, {"window": self._windows.num_windows or 0, "rows_used": 0}
-
-    def _iterate_windows(self, first: int) -> Iterator[Window]:
-        """Windows from number `first`, made by workers if there are any, in order all the same."""
-        end = _ENDLESS if self._windows.num_windows is None else self._windows.num_windows
-        numbers = range(first, end)
-        if self._num_workers == 0:
-            yield from map(self._windows.make, numbers)
-            return
-        loader = DataLoader(
-            _WindowDataset(self._windows),
-            sampler=numbers,
-            batch_size=None,
-            collate_fn=_keep,
-            num_workers=self._num_workers,
-        )
-        with _tokenizers_stay_quiet():
-            made = iter(loader)
-        for window in made:
-            if isinstance(window, WindowFailure):
-                raise DataError(window.problems)
-            yield window
 
     def _build_step(self, rows: list[Row], ledger: Ledger, state: dict[str, int]) -> StepBatch:
         """Deal and collate the rows of a step."""
@@ -172,36 +139,6 @@ class TrainLoader:
             ledger=ledger,
             state=state,
         )
-
-
-class _WindowDataset(Dataset[Window | WindowFailure]):
-    """Windows by number, as torch's workers ask for them."""
-
-    def __init__(self, windows: WindowMaker) -> None:
-        """Keep the maker, which each worker gets a copy of."""
-        self._windows = windows
-
-    def __getitem__(self, number: int) -> Window | WindowFailure:
-        """A window, or its problems."""
-        return self._windows.try_make(number)
-
-
-def _keep(window: Any) -> Any:
-    """Collate nothing: windows are numpy arrays, and stay so."""
-    return window
-
-
-@contextmanager
-def _tokenizers_stay_quiet() -> Iterator[None]:
-    """Tokenizers warn when a process forks after using threads, unless told that workers use none."""
-    name = "TOKENIZERS_PARALLELISM"
-    before = os.environ.get(name)
-    os.environ[name] = before or "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
 
 
 def build_train_loader(
