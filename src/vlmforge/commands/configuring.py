@@ -83,6 +83,24 @@ def load_config(request: Request, *, with_data: bool = True, environ: Mapping[st
     )
 
 
+def load_settings(request: Request, recipe: str) -> Config:
+    """Compose and decode a recipe whose model is elsewhere: keys, types and ranges are checked, nothing else.
+
+    Args:
+        request: its overrides are read.
+        recipe: name or path.
+
+    Raises:
+        ConfigError: an override or the file is wrong.
+    """
+    composed = compose(recipe, request.overrides, FAMILIES)
+    decoded = decode(composed.values, composed.origins)
+    problems = [*composed.problems, *decoded.problems]
+    if problems:
+        raise ConfigError(problems)
+    return decoded.config
+
+
 def _torchrun_world_size(environ: Mapping[str, str]) -> int | None:
     given = environ.get("WORLD_SIZE", "")
     return int(given) if given.isdigit() and int(given) > 0 else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from vlmforge.commands.configuring import LoadedRecipe, load_config
 from vlmforge.commands.request import Request
-from vlmforge.config.derived import derive_num_steps
 from vlmforge.config.schema import Config
 from vlmforge.errors import EXIT_OK, ConfigError, Problem
 
@@ -20,7 +19,8 @@ def run(request: Request) -> int:
     problems = _check_on_meta(loaded.config)
     if problems:
         raise ConfigError(problems)
-    print(describe(loaded, _count_rows(loaded.config) if request.flag("check_data", default=True) else None))
+    has_data = request.flag("check_data", default=True)
+    print(describe(loaded, _count_steps(loaded.config) if has_data else loaded.config.stage.max_steps))
     return EXIT_OK
 
 
@@ -31,33 +31,30 @@ def _check_on_meta(config: Config) -> list[Problem]:
     return check_on_meta(config)
 
 
-def _count_rows(config: Config) -> int | None:
-    """Rows of one epoch, where files alone tell."""
-    if config.stage.packing != "none" or config.stage.max_epochs is None:
-        return None
-    from vlmforge.data.check import count_rows
+def _count_steps(config: Config) -> int | None:
+    """Steps of the run, where files alone tell."""
+    from vlmforge.data.check import count_unpacked_steps
 
-    return count_rows(config)
+    return count_unpacked_steps(config)
 
 
-def describe(loaded: LoadedRecipe, num_rows: int | None) -> str:
+def describe(loaded: LoadedRecipe, steps: int | None) -> str:
     """The `ok:` line: mesh, micro-batches, steps."""
     config, batch = loaded.config, loaded.batch
     mesh = f"dp_replicate {batch.dp_replicate} x dp_shard {batch.dp_shard} = {_count(batch.world_size, 'rank')}"
     micro = f"{_count(batch.grad_accum_steps, 'micro-batch', 'es')} of {_count(config.stage.micro_batch_size, 'row')}"
-    return f"ok: {loaded.recipe_name}: {mesh}, {micro} per rank and step, {_length(config, num_rows)}"
+    return f"ok: {loaded.recipe_name}: {mesh}, {micro} per rank and step, {_length(config, steps)}"
 
 
 def _count(number: int, noun: str, plural: str = "s") -> str:
     return f"{number} {noun}{'' if number == 1 else plural}"
 
 
-def _length(config: Config, num_rows: int | None) -> str:
-    steps = derive_num_steps(config, num_rows)
-    if steps is not None:
-        return _count(steps, "step")
+def _length(config: Config, steps: int | None) -> str:
     if config.stage.max_epochs is None:
-        return "no training"
+        return _count(steps, "step") if steps is not None else "no training"
+    if steps is not None and steps != config.stage.max_steps:
+        return _count(steps, "step")
     epochs = f"{config.stage.max_epochs:g} epoch{'' if config.stage.max_epochs == 1 else 's'}"
     limit = config.stage.max_steps
     return epochs if limit is None else f"{epochs}, at most {_count(limit, 'step')}"

@@ -10,7 +10,7 @@ This is the only file that imports hydra or omegaconf. Hydra configures no loggi
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vlmforge.config.facts import FamilyFacts
 from vlmforge.config.origins import Origins
 from vlmforge.config.overrides import Choice, Setting, apply_settings, command_line, quoted
+from vlmforge.config.plain import is_list, is_section
 from vlmforge.config.pretrained import Stated, drop_stated_shape
 from vlmforge.config.recipes import (
     RecipeFile,
@@ -89,13 +90,15 @@ def compose(recipe: str, overrides: Sequence[str], families: Mapping[str, Family
     found = locate_recipe(recipe)
     choices, settings, problems = parse_overrides(overrides)
     primary = read_yaml(found.path)
-    blocking = [*primary.problems, *_check_defaults(found, primary), *_check_choices(found, choices)]
-    if blocking:
-        raise ConfigError([*problems, *blocking])
+    unusable = list(_check_defaults(found, primary))
+    if unusable:
+        raise ConfigError([*problems, *primary.problems, *unusable])
+    problems += _check_choices(found, choices)
+    choices = [choice for choice in choices if _exists(found, choice)]
     layers, values = _merge_files(found, primary, choices)
-    refused = [problem for layer in layers if layer.is_group for problem in layer.file.problems]
-    if refused:
-        raise ConfigError([*problems, *refused])
+    for layer in layers:
+        problems += layer.file.problems
+        _leave_out(layer, values)
 
     origins = _find_origins(primary, layers)
     stated = _find_stated(layers)
@@ -222,9 +225,13 @@ def _check_defaults(recipe: RecipeFile, primary: YamlFile) -> Iterator[Problem]:
 
 def _check_choices(recipe: RecipeFile, choices: list[Choice]) -> Iterator[Problem]:
     for choice in choices:
-        if find_group_file(recipe, f"{choice.group}/{choice.option}") is None:
+        if not _exists(recipe, choice):
             where = command_line(choice.text)
             yield _no_such_option(recipe, choice.group, choice.option, where, prefix=f"{choice.group}=")
+
+
+def _exists(recipe: RecipeFile, choice: Choice) -> bool:
+    return find_group_file(recipe, f"{choice.group}/{choice.option}") is not None
 
 
 def _no_such_option(recipe: RecipeFile, group: str, option: str, where: str, prefix: str) -> Problem:
@@ -261,13 +268,24 @@ def _merge_files(recipe: RecipeFile, primary: YamlFile, choices: list[Choice]) -
     return layers, values
 
 
+def _leave_out(layer: Layer, values: dict[str, Any]) -> None:
+    """Remove what is refused in a file, so that nothing complains of it a second time."""
+    for path in layer.file.refused:
+        *sections, last = (*(layer.package.split(".") if layer.package else ()), *path)
+        holder: Any = values
+        for section in sections:
+            holder = holder.get(section) if is_section(holder) else None
+        if is_section(holder):
+            holder.pop(last, None)
+
+
 def _quoted_url(folder: Path) -> str:
     escaped = str(folder).replace("\\", "\\\\").replace('"', '\\"')
     return f'"file://{escaped}"'
 
 
 @contextmanager
-def _hydra(recipe: RecipeFile) -> Iterator[ConfigLoader]:
+def _hydra(recipe: RecipeFile) -> Generator[ConfigLoader]:
     """Hydra with the recipe as its primary config.
 
     Hydra reads only names that end in `.yaml`, and splits them at characters that are fine in a file's name. It is
@@ -353,9 +371,9 @@ def _resolve(values: dict[str, Any], origins: Origins) -> tuple[dict[str, Any], 
     problems: list[Problem] = []
 
     def resolve(value: Any, path: str) -> Any:
-        if isinstance(value, dict):
+        if is_section(value):
             return {name: resolve(item, f"{path}.{name}" if path else str(name)) for name, item in value.items()}
-        if isinstance(value, list):
+        if is_list(value):
             return [resolve(item, f"{path}.{index}") for index, item in enumerate(value)]
         if not isinstance(value, str) or "${" not in value:
             return value

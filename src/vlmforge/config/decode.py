@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, Union, cast, get_args, get_origin
 
-from vlmforge.config.encode import scalar_text
-from vlmforge.config.origins import Origins, items_of
+from vlmforge.config.encode import assignment, scalar_text
+from vlmforge.config.origins import Origins
+from vlmforge.config.plain import is_list, is_section, items_of
 from vlmforge.config.schema import Config, KeyInfo, KeySpec, keys_of, section_of, walk_keys
 from vlmforge.errors import Problem, nearest, one_of
 
@@ -86,12 +87,11 @@ class _Decoder:
 
     def _sections(self, schema: type, value: Any, spec: KeySpec) -> Any:
         """A list of sections, such as the sources of a blend."""
-        if not isinstance(value, list):
+        if not is_list(value):
             fix = f"'{spec.path}=[{{path: data/train.jsonl, format: messages}}]'"
             self._report(spec.path, value, "must be a list of sections", fix)
             return ()
-        items = cast("list[Any]", value)
-        return tuple(self.section(schema, item, f"{spec.path}.{index}") for index, item in enumerate(items))
+        return tuple(self.section(schema, item, f"{spec.path}.{index}") for index, item in enumerate(value))
 
     def _report(self, path: str, value: object, rule: str, fix: str) -> None:
         self.bad.add(path)
@@ -169,13 +169,12 @@ def _tuple(annotation: Any, value: Any, info: KeyInfo) -> Any:
     if isinstance(value, str) and item_type is str:
         return (value,)
     expected = f"a list of {'' if length is None else f'{length} '}{_noun(item_type)}"
-    if not isinstance(value, list):
+    if not is_list(value):
         raise _Bad(expected)
-    items = cast("list[Any]", value)
-    if length is not None and len(items) != length:
-        raise _Bad(f"{expected}, not {len(items)}")
+    if length is not None and len(value) != length:
+        raise _Bad(f"{expected}, not {len(value)}")
     try:
-        return tuple(_scalar(item_type, item, info) for item in items)
+        return tuple(_scalar(item_type, item, info) for item in value)
     except _Bad as reason:
         raise _Bad(f"{expected}; each must be {reason}") from reason
 
@@ -184,14 +183,13 @@ def _mapping(annotation: Any, value: Any) -> dict[str, Any]:
     item_type = get_args(annotation)[1]
     if value is None:
         return {}
-    if not isinstance(value, dict):
+    if not is_section(value):
         raise _Bad("a mapping of names to values")
-    given = cast("dict[Any, Any]", value)
-    if any(not isinstance(name, str) for name in given):
+    if any(not isinstance(name, str) for name in cast("dict[object, Any]", value)):
         raise _Bad("a mapping whose names are text")
-    if item_type is str and any(not isinstance(item, str) for item in given.values()):
+    if item_type is str and any(not isinstance(item, str) for item in value.values()):
         raise _Bad("a mapping of names to text")
-    return dict(given)
+    return dict(value)
 
 
 def _scalar(annotation: Any, value: Any, info: KeyInfo) -> Any:
@@ -219,10 +217,10 @@ def _expected(annotation: Any, info: KeyInfo) -> str:
     parts = [words[annotation]]
     if annotation in (int, float):
         if info.minimum is not None:
-            parts.append(f"{'above' if info.is_minimum_exclusive else 'at least'} {scalar_text(info.minimum)}")
+            parts.append(f"{'more than' if info.is_minimum_exclusive else 'at least'} {scalar_text(info.minimum)}")
         if info.maximum is not None:
             parts.append(f"at most {scalar_text(info.maximum)}")
-    return f"{parts[0]} {' and '.join(parts[1:])}".strip()
+    return " of ".join([parts[0], " and ".join(parts[1:])]) if len(parts) > 1 else parts[0]
 
 
 def _noun(annotation: Any) -> str:
@@ -233,11 +231,11 @@ def _fix(spec: KeySpec, annotation: Any, value: Any) -> str:
     """A value that works: the one that was meant, if it can be read, else the key's example or default."""
     meant = _meant(annotation, value, spec.info)
     if meant is not None:
-        return f"{spec.path}={scalar_text(meant)}" + (" (without quotes)" if isinstance(value, str) else "")
+        return assignment(spec.path, meant) + (" (without quotes)" if isinstance(value, str) else "")
     example = spec.info.example if spec.info.example is not None else spec.default
     if example is None or example == () or example == {} or example == "":
         return f"remove {spec.path}"
-    return f"{spec.path}={scalar_text(example)}"
+    return assignment(spec.path, example)
 
 
 def _meant(annotation: Any, value: Any, info: KeyInfo) -> Any:
@@ -249,7 +247,7 @@ def _meant(annotation: Any, value: Any, info: KeyInfo) -> Any:
                 candidates.append(convert(value))
             except ValueError:
                 continue
-    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
         candidates.append(int(value))
     if isinstance(value, int | float):
         candidates.append(str(value))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,22 +67,6 @@ def derive_batch(config: Config, world_size: int) -> BatchSizes:
         num_data_ranks=num_data_ranks,
         grad_accum_steps=max(1, config.stage.global_batch_size // rows),
     )
-
-
-def derive_num_steps(config: Config, num_rows: int | None) -> int | None:
-    """Optimizer steps of a run, or null when only reading the data can tell.
-
-    Args:
-        config: with max_steps, max_epochs or both; the sooner counts.
-        num_rows: rows that one epoch makes; null when packing makes them unknown.
-    """
-    by_epochs = None
-    if config.stage.max_epochs is not None and num_rows is not None:
-        by_epochs = max(1, math.floor(num_rows * config.stage.max_epochs / config.stage.global_batch_size))
-    known = [steps for steps in (config.stage.max_steps, by_epochs) if steps is not None]
-    if config.stage.max_epochs is not None and by_epochs is None:
-        return None
-    return min(known, default=None)
 
 
 def count_gpus(config: Config, environ: Mapping[str, str] | None = None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -78,6 +79,11 @@ def scalar_text(value: Any) -> str:
     if isinstance(value, str):
         return _quote(value)
     return str(value)
+
+
+def assignment(path: str, value: Any) -> str:
+    """`path=value` as it can be pasted into a shell."""
+    return shlex.quote(f"{path}={scalar_text(value)}")
 
 
 def _float_text(value: float) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import UserDict
 
+from vlmforge.config.plain import is_section, items_of
+
 
 class Origins(UserDict[str, str]):
     """Dotted path to the text that names its source; `data.train.0.path` for items of lists."""
@@ -29,17 +31,8 @@ class Origins(UserDict[str, str]):
 
     def record(self, path: str, value: object, source: str) -> None:
         """Say that `path`, with everything in `value`, comes from `source`."""
-        if not isinstance(value, dict):
+        if not is_section(value):
             self.forget(path)
         self.data[path] = source
         for name, item in items_of(value):
             self.record(f"{path}.{name}", item, source)
-
-
-def items_of(value: object) -> list[tuple[str, object]]:
-    """Names and values one level down; a list's names are its indices."""
-    if isinstance(value, dict):
-        return [(str(name), item) for name, item in value.items()]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    if isinstance(value, list):
-        return [(str(index), item) for index, item in enumerate(value)]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    return []

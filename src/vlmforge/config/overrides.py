@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlmforge.config.origins import Origins
+from vlmforge.config.plain import is_list, is_section
 from vlmforge.errors import Problem
 
 
@@ -58,29 +59,29 @@ def _find_holder(values: dict[str, Any], setting: Setting) -> dict[str, Any] | l
     *sections, last = setting.path.split(".")
     walked: list[str] = []
     for section in sections:
-        inner = _get(holder, section)
+        inner: Any = _get(holder, section)
         if inner is None and setting.is_reset:
             return None
-        if inner is None and isinstance(holder, dict):
-            inner = holder[section] = {}
+        if inner is None and is_section(holder):
+            holder[section] = inner = {}
         walked.append(section)
-        if not isinstance(inner, dict | list):
+        if not is_section(inner) and not is_list(inner):
             return _no_such_place(setting, ".".join(walked), holder)
         holder = inner
-    if isinstance(holder, list) and _get(holder, last) is None:
+    if is_list(holder) and _get(holder, last) is None:
         return _no_such_place(setting, setting.path, holder)
     return holder
 
 
 def _get(holder: Any, name: str) -> Any:
-    if isinstance(holder, dict):
-        return holder.get(name)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    if is_section(holder):
+        return holder.get(name)
     return holder[int(name)] if name.isdigit() and int(name) < len(holder) else None
 
 
 def _no_such_place(setting: Setting, path: str, holder: Any) -> Problem:
-    if isinstance(holder, list):
-        length = len(holder)  # pyright: ignore[reportUnknownArgumentType]
+    if is_list(holder):
+        length = len(holder)
         what = f"{path}: the list has {length} item{'s' if length != 1 else ''}, counted from 0"
         last = f"{path.rpartition('.')[0]}.{length - 1}" if length else ""
         fix = f"use {last}{setting.path.removeprefix(path)}" if length else f"set {path.rpartition('.')[0]} whole"
@@ -99,8 +100,8 @@ def _write(holder: dict[str, Any] | list[Any], setting: Setting, origins: Origin
         origins.forget(setting.path)
         return
     current = _get(holder, name)
-    if isinstance(current, dict) and isinstance(setting.value, dict):
-        _merge(current, setting.value)  # pyright: ignore[reportUnknownArgumentType]
+    if is_section(current) and is_section(setting.value):
+        _merge(current, setting.value)
     else:
         origins.forget(setting.path)
         holder[key] = setting.value
@@ -111,7 +112,7 @@ def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
     """Merge as YAML files are merged: sections key by key, everything else replaced."""
     for name, value in new.items():
         current = into.get(name)
-        if isinstance(current, dict) and isinstance(value, dict):
-            _merge(current, value)  # pyright: ignore[reportUnknownArgumentType]
+        if is_section(current) and is_section(value):
+            _merge(current, value)
         else:
             into[name] = value

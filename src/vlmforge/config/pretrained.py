@@ -10,6 +10,7 @@ from typing import Any
 
 from vlmforge.config.facts import FamilyFacts
 from vlmforge.config.origins import Origins
+from vlmforge.config.plain import is_section
 from vlmforge.config.schema import ModelConfig
 
 # Values that `scale=tiny` says give way to a folder just as a group file's do.
@@ -44,18 +45,16 @@ def drop_stated_shape(values: dict[str, Any], origins: Origins, stated: Stated) 
     The folder's config.json says them better; what a recipe or the command line sets stays an override.
     """
     model = values.get("model")
-    if not isinstance(model, dict) or not is_folder(model.get("pretrained")):  # pyright: ignore[reportUnknownMemberType]
+    if not is_section(model) or not is_folder(model.get("pretrained")) or stated.says("model.pretrained", origins):
         return
-    if stated.says("model.pretrained", origins):
-        return
-    shape: Any = model.get("config")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    for holder, prefix in ((shape, "model.config"), (model, "model")):  # pyright: ignore[reportUnknownVariableType]
-        names = list(holder) if isinstance(holder, dict) else []  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        for name in names:  # pyright: ignore[reportUnknownVariableType]
-            path = f"{prefix}.{name}"
-            if (prefix == "model.config" or name == "family") and stated.says(path, origins):
-                del holder[name]
-                origins.forget(path)
+    if stated.says("model.family", origins):
+        del model["family"]
+        origins.forget("model.family")
+    shape = model.get("config")
+    for name in list(shape) if is_section(shape) else ():
+        if stated.says(f"model.config.{name}", origins):
+            del model["config"][name]
+            origins.forget(f"model.config.{name}")
 
 
 def is_folder(pretrained: object) -> bool:
@@ -76,9 +75,9 @@ def read_shape(folder: str) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
+    if not is_section(content):
         raise ValueError(f"{path} is not a JSON object")
-    return content  # pyright: ignore[reportUnknownVariableType]
+    return content
 
 
 @dataclass(frozen=True)
@@ -109,8 +108,8 @@ def derive_shape(
     if model.pretrained is not None and is_folder(model.pretrained):
         reference = read_shape(model.pretrained)
         family = family or _family_of(reference, families)
-    known = families[family].fields if family in families else {}
-    base = {name: value for name, value in reference.items() if name in known}
+    facts = families.get(family or "")
+    base = {name: value for name, value in reference.items() if facts is not None and name in facts.fields}
     return Shape(family, {**base, **model.config}, reference)
 
 

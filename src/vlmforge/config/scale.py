@@ -11,6 +11,7 @@ from typing import Any
 
 from vlmforge.config.facts import FamilyFacts
 from vlmforge.config.origins import Origins
+from vlmforge.config.plain import is_list, is_section, is_whole_number
 from vlmforge.config.pretrained import SCALE_ORIGIN, is_folder, read_shape
 
 TINY_SEQ_LEN = 512
@@ -67,19 +68,22 @@ class _Writer:
 
     def section(self, path: str) -> dict[str, Any] | None:
         """The section at a dotted path, made if it is missing; null if something else stands there."""
-        holder: Any = self.values
+        holder = self.values
         for name in path.split("."):
             if holder.get(name) is None:
                 holder[name] = {}
-            holder = holder[name]
-            if not isinstance(holder, dict):
+            inner = holder[name]
+            if not is_section(inner):
                 return None
-        return holder  # pyright: ignore[reportUnknownVariableType]
+            holder = inner
+        return holder
 
     def update(self, path: str, new: Mapping[str, Any]) -> None:
+        """Set keys of a section."""
         section = self.section(path)
-        for name, value in new.items() if section is not None else ():
-            assert section is not None
+        if section is None:
+            return
+        for name, value in new.items():
             section[name] = value
             self.origins.record(f"{path}.{name}", value, SCALE_ORIGIN)
 
@@ -91,7 +95,8 @@ def _shrink_model(tiny: _Writer, families: Mapping[str, FamilyFacts]) -> None:
     content = _folder_shape(model.get("pretrained"))
     if model.get("family") is None and content:
         types = {family.model_type: name for name, family in families.items()}
-        tiny.update("model", {"family": types.get(content.get("model_type"), content.get("model_type"))})
+        model_type = str(content.get("model_type"))
+        tiny.update("model", {"family": types.get(model_type, model_type)})
     family = families.get(str(model.get("family")))
     tiny.update("model", TINY_MODEL)
     shape = tiny.section("model.config")
@@ -102,6 +107,18 @@ def _shrink_model(tiny: _Writer, families: Mapping[str, FamilyFacts]) -> None:
     for name in family.tiny_drops:
         shape.pop(name, None)
         tiny.origins.forget(f"model.config.{name}")
+    _shrink_rope(tiny, shape)
+
+
+def _shrink_rope(tiny: _Writer, shape: dict[str, Any]) -> None:
+    """Scaled positions keep their factor, so the length they were scaled from shrinks with the longest one."""
+    scaling, longest = shape.get("rope_scaling"), shape.get("max_position_embeddings")
+    if not is_section(scaling) or not is_whole_number(longest):
+        return
+    factor = scaling.get("factor")
+    if "original_max_position_embeddings" in scaling and isinstance(factor, int | float) and factor >= 1:
+        original = max(1, int(longest / factor))
+        tiny.update("model.config.rope_scaling", {"original_max_position_embeddings": original})
 
 
 def _folder_shape(pretrained: object) -> dict[str, Any]:
@@ -116,12 +133,10 @@ def _folder_shape(pretrained: object) -> dict[str, Any]:
 
 def _shrink_blend(tiny: _Writer, blend: str) -> None:
     data = tiny.section("data")
-    sources: Any = data.get(blend) if data is not None else None
-    if not isinstance(sources, list):
-        return
-    for index, source in enumerate(sources):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-        if isinstance(source, dict):
-            _shrink_source(tiny, source, f"data.{blend}.{index}")  # pyright: ignore[reportUnknownArgumentType]
+    sources = data.get(blend) if data is not None else None
+    for index, source in enumerate(sources) if is_list(sources) else ():
+        if is_section(source):
+            _shrink_source(tiny, source, f"data.{blend}.{index}")
 
 
 def _shrink_source(tiny: _Writer, source: dict[str, Any], path: str) -> None:
@@ -141,8 +156,8 @@ def _shrink_source(tiny: _Writer, source: dict[str, Any], path: str) -> None:
 
 def _fewer_rows(rows: Any) -> list[int]:
     """At most `TINY_ROWS` rows, from where the recipe starts, so that held-out rows stay held out."""
-    if isinstance(rows, list) and len(rows) == 2 and all(isinstance(row, int) for row in rows):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-        start, stop = int(rows[0]), int(rows[1])  # pyright: ignore[reportUnknownArgumentType]
+    if is_list(rows) and len(rows) == 2 and all(is_whole_number(row) for row in rows):
+        start, stop = rows
         return [start, min(stop, start + TINY_ROWS)]
     return [0, TINY_ROWS]
 
@@ -152,7 +167,7 @@ def _shrink_stage(tiny: _Writer) -> None:
     if stage is None:
         return
     seq_len = stage.get("seq_len")
-    if seq_len is None or (isinstance(seq_len, int) and seq_len > TINY_SEQ_LEN):
+    if seq_len is None or (is_whole_number(seq_len) and seq_len > TINY_SEQ_LEN):
         tiny.update("stage", {"seq_len": TINY_SEQ_LEN})
     tiny.update("stage", TINY_STAGE)
     if stage.get("packing", "none") != "none":
@@ -163,7 +178,7 @@ def _shrink_stage(tiny: _Writer) -> None:
         tiny.update("stage.schedule", {name: 1 if name == "warmup_steps" else None for name in WARMUPS})
     tiny.update("stage.schedule", {"decay_steps": None, "decay_samples": None})
     adapter = stage.get("adapter")
-    if isinstance(adapter, dict):
-        rank: Any = adapter.get("rank", TINY_RANK)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        small = min(rank, TINY_RANK) if isinstance(rank, int) else rank  # pyright: ignore[reportUnknownVariableType]
+    if is_section(adapter):
+        rank = adapter.get("rank", TINY_RANK)
+        small = min(rank, TINY_RANK) if is_whole_number(rank) else rank
         tiny.update("stage.adapter", {"rank": small, "path": None})

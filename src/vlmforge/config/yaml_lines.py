@@ -45,11 +45,13 @@ class YamlFile:
         path: the file.
         entries: every key and list item, outer before inner.
         problems: what is refused in it.
+        refused: the paths of those problems that are keys, to be left out of what is composed.
     """
 
     path: Path
     entries: tuple[Entry, ...]
     problems: tuple[Problem, ...]
+    refused: tuple[tuple[str, ...], ...]
 
     def where(self, line: int = 1) -> str:
         """`file:line`, for messages."""
@@ -75,7 +77,7 @@ def read_yaml(path: Path) -> YamlFile:
     except yaml.MarkedYAMLError as error:
         raise ConfigError([*problems, _syntax_problem(path, error)]) from error
     finally:
-        loader.dispose()
+        loader.dispose()  # pyright: ignore[reportUnknownMemberType]
     if root is not None and not isinstance(root, yaml.MappingNode):
         raise ConfigError(
             Problem(
@@ -84,9 +86,8 @@ def read_yaml(path: Path) -> YamlFile:
                 fix="write keys such as `stage:` at the top of the file",
             )
         )
-    found = YamlFile(path, entries, ())
-    problems.extend(problem for entry in entries for problem in _entry_problems(found, entry))
-    return YamlFile(path, entries, tuple(problems))
+    refused = {entry.path: problem for entry in entries for problem in _entry_problems(path, entry)}
+    return YamlFile(path, entries, (*problems, *refused.values()), tuple(refused))
 
 
 def _syntax_problem(path: Path, error: yaml.MarkedYAMLError) -> Problem:
@@ -159,25 +160,26 @@ def _header_problems(path: Path, text: str) -> Iterator[Problem]:
             )
 
 
-def _entry_problems(file: YamlFile, entry: Entry) -> Iterator[Problem]:
+def _entry_problems(path: Path, entry: Entry) -> Iterator[Problem]:
     """What no YAML may say: names of code, and settings of Hydra itself."""
+    where = f"{display_path(path)}:{entry.line}"
     name = entry.path[-1]
     dotted = ".".join(entry.path)
     if name == "_target_":
         yield Problem(
             what=f"{dotted} = {entry.text}: no value can name code to run",
-            where=file.where(entry.line),
+            where=where,
             fix="remove the line",
         )
     if entry.path == ("hydra",):
         yield Problem(
             what="hydra is not a key: a recipe does not configure Hydra",
-            where=file.where(entry.line),
+            where=where,
             fix="remove the section",
         )
     if name == "trust_remote_code" and (entry.text or "").lower() in ("true", "yes", "on", "y"):
         yield Problem(
             what=f"{dotted} = true counts only from the command line",
-            where=file.where(entry.line),
+            where=where,
             fix="remove the line and, if you trust that code, give  model.trust_remote_code=true  in the command",
         )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from vlmforge.config.encode import scalar_text
+from vlmforge.config.plain import is_whole_number
 from vlmforge.config.pretrained import Shape, derive_shape, is_folder
 from vlmforge.config.rules.finding import Finding, Rule, Subject
 from vlmforge.errors import nearest, one_of
@@ -124,7 +125,7 @@ def check_fields(subject: Subject) -> Iterator[Finding]:
     """Every field of `model.config` is one of the family's, of its type, and none is missing."""
     model = subject.config.model
     shape = _shape(subject)
-    if shape is None or shape.family not in subject.facts.families:
+    if shape is None or shape.family is None or shape.family not in subject.facts.families:
         return
     family = subject.facts.families[shape.family]
     for name, value in model.config.items():
@@ -189,8 +190,8 @@ def check_shape_of_weights(subject: Subject) -> Iterator[Finding]:
     if shape is None or model.init != "pretrained" or model.pretrained is None:
         return
     for name, value in model.config.items():
-        own = shape.reference.get(name, value)
-        if name in SHAPE_FIELDS and own != value and own is not None:
+        own = shape.reference.get(name)
+        if name in SHAPE_FIELDS and own != value and type(own) is type(value):
             yield Finding(
                 (f"model.config.{name}",),
                 f"model.config.{name} = {scalar_text(value)} does not fit the weights of "
@@ -207,13 +208,13 @@ def check_heads(subject: Subject) -> Iterator[Finding]:
     hidden, heads, groups = (
         shape.fields.get(name) for name in ("hidden_size", "num_attention_heads", "num_key_value_heads")
     )
-    if _are_positive(hidden, heads) and hidden % heads and shape.fields.get("head_dim") is None:
+    if _is_count(hidden) and _is_count(heads) and hidden % heads and shape.fields.get("head_dim") is None:
         yield Finding(
             ("model.config.num_attention_heads", "model.config.hidden_size"),
             f"model.config.num_attention_heads = {heads} must divide hidden_size = {hidden}, or head_dim must be set",
             f"model.config.hidden_size={max(1, round(hidden / heads)) * heads}",
         )
-    if _are_positive(heads, groups) and heads % groups:
+    if _is_count(heads) and _is_count(groups) and heads % groups:
         works = [str(number) for number in range(1, heads + 1) if heads % number == 0]
         yield Finding(
             ("model.config.num_key_value_heads", "model.config.num_attention_heads"),
@@ -222,8 +223,8 @@ def check_heads(subject: Subject) -> Iterator[Finding]:
         )
 
 
-def _are_positive(*numbers: object) -> bool:
-    return all(isinstance(number, int) and not isinstance(number, bool) and number > 0 for number in numbers)
+def _is_count(number: object) -> TypeGuard[int]:
+    return is_whole_number(number) and number > 0
 
 
 def nearest_number(number: int, choices: list[str]) -> str:
@@ -238,7 +239,7 @@ def check_tensor_parallel_heads(subject: Subject) -> Iterator[Finding]:
     if shape is None or tp == 1:
         return
     counts = {name: shape.fields.get(name) for name in ("num_attention_heads", "num_key_value_heads")}
-    whole = {name: count for name, count in counts.items() if isinstance(count, int)}
+    whole = {name: count for name, count in counts.items() if _is_count(count)}
     works = [str(n) for n in range(1, max(whole.values(), default=1) + 1) if not any(c % n for c in whole.values())]
     for name, count in whole.items():
         if count % tp:

@@ -75,7 +75,7 @@ def check_trainable(subject: Subject) -> Iterator[Finding]:
         name = derive_shape(subject.config.model, subject.facts.families).family
     except ValueError:
         return
-    if stage.trainable is None or name not in subject.facts.families:
+    if stage.trainable is None or name is None or name not in subject.facts.families:
         return
     groups = list(subject.facts.families[name].groups)
     for group in stage.trainable:
@@ -142,9 +142,10 @@ def check_decay(subject: Subject) -> Iterator[Finding]:
         if schedule.min_lr_ratio > 0 or subject.is_set("stage.schedule.min_lr_ratio"):
             given.append("min_lr_ratio")
         for name in given:
+            value = scalar_text(getattr(schedule, name))
             yield Finding(
                 (f"stage.schedule.{name}", "stage.schedule.name"),
-                f"stage.schedule.{name} = {scalar_text(getattr(schedule, name))} has no effect with a constant schedule",
+                f"stage.schedule.{name} = {value} has no effect with a constant schedule",
                 f"~stage.schedule.{name}, or stage.schedule.name=cosine",
             )
     elif len(given) > 1:
