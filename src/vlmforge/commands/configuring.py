@@ -67,7 +67,11 @@ def load_config(request: Request, *, with_data: bool = True, environ: Mapping[st
     config = decoded.config
     num_gpus = count_gpus(config, environ)
     facts = Facts(FAMILIES, FORMATS, TASKS, world_size, num_gpus, composed.stated_shape)
-    problems = [*composed.problems, *decoded.problems, *check(decoded, composed.origins, facts)]
+    problems = [
+        *composed.problems,
+        *decoded.problems,
+        *check(config, composed.origins, facts, decoded.bad | composed.missing),
+    ]
     data_problems = _check_data(config, composed.origins) if with_data else []
     if problems:
         raise ConfigError(_without_repeats([*problems, *data_problems]))

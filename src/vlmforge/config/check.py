@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from vlmforge.config.decode import Decoded
+from collections.abc import Collection
+
 from vlmforge.config.facts import Facts
 from vlmforge.config.origins import Origins
 from vlmforge.config.rules import data, mesh, model, run, stage
 from vlmforge.config.rules.finding import Finding, Rule, Subject
+from vlmforge.config.schema import Config
 from vlmforge.errors import Problem
 
 RULES: tuple[Rule, ...] = (*model.RULES, *mesh.RULES, *data.RULES, *stage.RULES, *run.RULES)
 
 
-def check(decoded: Decoded, origins: Origins, facts: Facts) -> list[Problem]:
-    """Every broken rule of a decoded config, besides the problems that decoding found."""
-    subject = Subject(decoded.config, origins, facts)
+def check(config: Config, origins: Origins, facts: Facts, unknown: Collection[str] = ()) -> list[Problem]:
+    """Every broken rule of a decoded config.
+
+    Args:
+        config: with defaults where a value could not be read.
+        origins: who said what.
+        facts: what the rules must be told.
+        unknown: paths of values or sections that could not be read; no rule that rests on one is reported.
+    """
+    subject = Subject(config, origins, facts)
     findings = [finding for rule in RULES for finding in rule(subject)]
-    return [_problem(finding, origins) for finding in findings if not _rests_on(finding, decoded.bad)]
+    return [_problem(finding, origins) for finding in findings if not _rests_on(finding, unknown)]
 
 
-def _rests_on(finding: Finding, bad: frozenset[str]) -> bool:
+def _rests_on(finding: Finding, unknown: Collection[str]) -> bool:
     """Whether a value that the finding is about, or the section around it, could not be read."""
-    return any(path == wrong or path.startswith(f"{wrong}.") for path in finding.paths for wrong in bad)
+    return any(path == wrong or path.startswith(f"{wrong}.") for path in finding.paths for wrong in unknown)
 
 
 def _problem(finding: Finding, origins: Origins) -> Problem:

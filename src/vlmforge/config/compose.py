@@ -34,13 +34,14 @@ from vlmforge.config.plain import is_list, is_section
 from vlmforge.config.pretrained import Stated, drop_stated_shape
 from vlmforge.config.recipes import (
     RecipeFile,
+    display_path,
     find_group_file,
     group_folders,
     group_options,
     locate_recipe,
 )
 from vlmforge.config.scale import TINY_MESH, apply_tiny
-from vlmforge.config.schema import GROUPS
+from vlmforge.config.schema import GROUPS, SECTIONS
 from vlmforge.config.yaml_lines import Entry, YamlFile, read_yaml
 from vlmforge.errors import ConfigError, Problem, nearest
 
@@ -58,6 +59,7 @@ class Composed:
         origins: where each value was said.
         stated_shape: `model.config` as the model's group file states it, before any override.
         problems: what is wrong so far; the values are as good as they could be made.
+        missing: sections that a file should have given and could not.
     """
 
     recipe: RecipeFile
@@ -65,6 +67,7 @@ class Composed:
     origins: Origins
     stated_shape: Mapping[str, Any]
     problems: tuple[Problem, ...]
+    missing: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -84,20 +87,45 @@ def compose(recipe: str, overrides: Sequence[str], families: Mapping[str, Family
         overrides: the rest of the command line, in Hydra's grammar.
         families: for `scale=tiny`, which knows nothing of families itself.
 
+    Returns:
+        What could be composed. Where a file is broken, that is the command line's part alone, so that its mistakes
+        are found too.
+
     Raises:
-        ConfigError: a file is missing or is no YAML, or a group has no such option, so that nothing can be merged.
+        ConfigError: there is no such recipe.
     """
     found = locate_recipe(recipe)
     choices, settings, problems = parse_overrides(overrides)
-    primary = read_yaml(found.path)
-    unusable = list(_check_defaults(found, primary))
-    if unusable:
-        raise ConfigError([*problems, *primary.problems, *unusable])
-    problems += _check_choices(found, choices)
+    problems += list(_check_choices(found, choices))
     choices = [choice for choice in choices if _exists(found, choice)]
+    try:
+        return _compose_files(found, choices, settings, problems, families)
+    except ConfigError as error:
+        values: dict[str, Any] = {}
+        origins = Origins(fallback=f"{display_path(found.path)}:1")
+        problems += [*error.problems, *apply_settings(settings, values, origins)]
+        return Composed(found, values, origins, {}, tuple(problems), frozenset((*GROUPS, *SECTIONS)))
+
+
+def _compose_files(
+    found: RecipeFile,
+    choices: list[Choice],
+    settings: list[Setting],
+    earlier: list[Problem],
+    families: Mapping[str, FamilyFacts],
+) -> Composed:
+    """Compose a recipe that exists; what is wrong with a file as a whole is raised."""
+    primary = read_yaml(found.path)
+    problems = list(earlier)
+    unusable = [*primary.faults, *_check_defaults(found, primary)]
+    if unusable:
+        raise ConfigError([*unusable, *primary.refused.values()])
     layers, values = _merge_files(found, primary, choices)
+    faults = [fault for layer in layers for fault in layer.file.faults]
+    if faults:
+        raise ConfigError(faults)
     for layer in layers:
-        problems += layer.file.problems
+        problems += layer.file.refused.values()
         _leave_out(layer, values)
 
     origins = _find_origins(primary, layers)

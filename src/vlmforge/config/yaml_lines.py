@@ -7,7 +7,7 @@ file, so that the file is rejected before anything in it is used.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,14 +44,14 @@ class YamlFile:
     Attributes:
         path: the file.
         entries: every key and list item, outer before inner.
-        problems: what is refused in it.
-        refused: the paths of those problems that are keys, to be left out of what is composed.
+        faults: why it cannot be used as a whole.
+        refused: keys that no YAML may have, to be left out of what is composed, with their problems.
     """
 
     path: Path
     entries: tuple[Entry, ...]
-    problems: tuple[Problem, ...]
-    refused: tuple[tuple[str, ...], ...]
+    faults: tuple[Problem, ...]
+    refused: Mapping[tuple[str, ...], Problem]
 
     def where(self, line: int = 1) -> str:
         """`file:line`, for messages."""
@@ -87,7 +87,7 @@ def read_yaml(path: Path) -> YamlFile:
             )
         )
     refused = {entry.path: problem for entry in entries for problem in _entry_problems(path, entry)}
-    return YamlFile(path, entries, (*problems, *refused.values()), tuple(refused))
+    return YamlFile(path, entries, tuple(problems), refused)
 
 
 def _syntax_problem(path: Path, error: yaml.MarkedYAMLError) -> Problem:

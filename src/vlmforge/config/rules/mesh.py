@@ -58,16 +58,19 @@ def check_mesh(subject: Subject) -> Iterator[Finding]:
     if shard == 0:
         return
     ranks = derive_world_size(config, subject.facts.world_size, subject.facts.num_gpus)
-    axes = "pp x dp_replicate x cp x tp"
     fits = ranks % rest == 0 if shard == -1 else rest * shard == ranks
     if fits:
         return
-    product = f"{axes} = {rest}" if shard == -1 else f"{axes} x dp_shard = {rest * shard}"
+    product = (
+        f"pp x dp_replicate x cp x tp = {rest}"
+        if shard == -1
+        else f"pp x dp_replicate x dp_shard x cp x tp = {rest * shard}"
+    )
     rule = "must divide" if shard == -1 else "must be"
     works = ranks // rest if ranks % rest == 0 else None
     yield Finding(
         ("parallelism.dp_shard" if shard != -1 else "parallelism.dp_replicate", "launch.processes_per_node"),
-        f"parallelism: {product} {rule} the number of ranks = {ranks}{_said_by(subject)}",
+        f"parallelism.dp_shard = {shard}: {product} {rule} the number of ranks = {ranks}{_said_by(subject)}",
         f"parallelism.dp_shard={works}" if works else f"parallelism.dp_replicate=1, or {rest * abs(shard)} ranks",
     )
 
