@@ -1,0 +1,158 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlmforge.config.schema import SourceConfig
+from vlmforge.data.loader import build_train_loader, iterate_validation, num_steps, validation_samples
+from vlmforge.errors import DataError
+
+SOURCES = (
+    SourceConfig(path=("builtin:dates",), format="prompt_response", rows=(0, 50)),
+    SourceConfig(path=("builtin:messages",), format="messages", rows=(0, 21)),
+)
+PACKINGS = pytest.mark.parametrize("packing", ["none", "best_fit"])
+
+
+def config_of(make_config, packing, *sources, **keys):
+    return make_config(*(sources or SOURCES), packing=packing, packing_window=16, global_batch_size=4, **keys)
+
+
+def samples_of(batch):
+    """Sample id, ids and labels of every sample of a micro-batch."""
+    borders = batch.cu_seq_lens.tolist()
+    return [
+        (sample_id, batch.input_ids[0, a:b].tolist(), batch.labels[0, a:b].tolist())
+        for sample_id, a, b in zip(batch.sample_ids, borders, borders[1:], strict=False)
+    ]
+
+
+def run_steps(config, tokenizer, num_data_ranks=1, grad_accum_steps=1, state=None):
+    """Every step's samples put together over ranks and micro-batches, with the place after it."""
+    loaders = [
+        iter(build_train_loader(config, tokenizer, rank, num_data_ranks, grad_accum_steps, state))
+        for rank in range(num_data_ranks)
+    ]
+    for steps in zip(*loaders, strict=True):
+        assert all(len(step.micro_batches) == grad_accum_steps for step in steps)
+        batches = [batch for step in steps for batch in step.micro_batches]
+        found = sorted(sample for batch in batches for sample in samples_of(batch))
+        assert all(tuple(sample_id for sample_id, *_ in found) == step.sample_ids for step in steps)
+        assert sum(batch.num_tokens for batch in batches) == steps[0].num_tokens
+        assert sum(batch.num_label_tokens for batch in batches) == steps[0].num_label_tokens
+        yield found, steps[-1].state
+
+
+@PACKINGS
+def test_one_epoch_trains_every_sample_once(make_config, chatml, packing):
+    config = config_of(make_config, packing)
+    seen = [sample[0] for found, _ in run_steps(config, chatml) for sample in found]
+    assert sorted(seen) == sorted([f"dates#{k}" for k in range(50)] + [f"messages#{k}" for k in range(21)])
+
+
+@PACKINGS
+def test_steps_are_counted_as_they_come(make_config, chatml, packing):
+    config = config_of(make_config, packing, max_epochs=1.3)
+    assert num_steps(config, chatml) == len(list(run_steps(config, chatml)))
+    assert num_steps(config_of(make_config, packing, max_epochs=1.3, max_steps=2), chatml) == 2
+    assert num_steps(config_of(make_config, packing, max_epochs=None, max_steps=99), chatml) == 99
+
+
+@PACKINGS
+@pytest.mark.parametrize(("ranks", "accum"), [(1, 4), (2, 1), (2, 2), (4, 1)])
+def test_the_samples_of_a_step_do_not_depend_on_how_it_is_cut(make_config, chatml, packing, ranks, accum):
+    config = config_of(make_config, packing)
+    assert list(run_steps(config, chatml, ranks, accum)) == list(run_steps(config, chatml))
+
+
+@PACKINGS
+@settings(max_examples=15, deadline=None)
+@given(stop=st.integers(0, 6), ranks=st.sampled_from([1, 2, 4]), accum=st.sampled_from([1, 2]))
+def test_a_run_goes_on_from_any_step_with_other_ranks(make_config, chatml, packing, stop, ranks, accum):
+    config = config_of(make_config, packing, max_epochs=2.0)
+    whole = list(run_steps(config, chatml))
+    state = None if stop == 0 else json.loads(json.dumps(whole[min(stop, len(whole)) - 1][1]))
+    assert list(run_steps(config, chatml, ranks, accum, state)) == whole[stop:]
+
+
+@PACKINGS
+def test_worker_processes_make_the_same_steps(make_config, chatml, packing):
+    config = config_of(make_config, packing)
+    with_workers = config_of(make_config, packing, data={"num_workers": 2})
+    whole = list(run_steps(config, chatml))
+    assert list(run_steps(with_workers, chatml)) == whole
+    assert list(run_steps(with_workers, chatml, 2, 1, whole[1][1])) == whole[2:]
+
+
+def test_state_is_the_place_after_the_step_that_was_given_out(make_config, chatml):
+    loader = build_train_loader(config_of(make_config, "best_fit"), chatml, 0, 1, 1)
+    assert loader.state() == {"window": 0, "rows_used": 0}
+    step = next(iter(loader))
+    assert loader.state() == step.state != {"window": 0, "rows_used": 0}
+
+
+@PACKINGS
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_bad_row_stops_the_run_with_its_line(make_config, chatml, write_jsonl, pairs, packing, num_workers):
+    rows = [{"prompt": "q", "response": "a"}] * 5 + [{"prompt": "q"}]
+    path = write_jsonl("a.jsonl", rows)
+    config = config_of(make_config, packing, pairs(path), data={"shuffle": False, "num_workers": num_workers})
+    with pytest.raises(DataError, match="column response is absent") as caught:
+        list(run_steps(config, chatml))
+    assert caught.value.problems[0].where == f"{path}:6 (sample a#5)"
+
+
+@PACKINGS
+def test_left_out_samples_are_holes_and_are_counted(make_config, chatml, write_jsonl, pairs, packing):
+    rows = [{"prompt": "q", "response": "a " * (500 if k == 3 else 1)} for k in range(10)] + [{"prompt": "q"}]
+    data = {"shuffle": False, "on_bad_sample": "skip", "on_too_long": "drop"}
+    config = config_of(make_config, packing, pairs(write_jsonl("a.jsonl", rows)), data=data)
+    steps = list(build_train_loader(config, chatml, 0, 1, 1))
+    ids = [sample_id for step in steps for sample_id in step.sample_ids]
+    assert sorted(ids) == sorted(f"a#{k}" for k in range(10) if k != 3)
+    if packing == "none":
+        assert [len(step.sample_ids) for step in steps] == [3, 4, 2]
+    counts = [step.ledger.sources["a"] for step in steps]
+    assert (sum(c.dropped for c in counts), sum(c.bad for c in counts), sum(c.samples for c in counts)) == (1, 1, 9)
+
+
+def test_a_cut_sample_is_counted(make_config, chatml, write_jsonl, pairs):
+    path = write_jsonl("a.jsonl", [{"prompt": "q", "response": "a " * 500}])
+    config = config_of(make_config, "none", pairs(path), data={"on_too_long": "truncate"})
+    (step,) = build_train_loader(config, chatml, 0, 1, 1)
+    assert step.ledger.sources["a"].truncated == 1
+    assert step.micro_batches[0].num_tokens == config.stage.seq_len
+
+
+def test_data_of_which_nothing_is_left_is_an_error(make_config, chatml, write_jsonl, pairs):
+    path = write_jsonl("a.jsonl", [{"prompt": "q", "response": "a " * 500}])
+    config = config_of(make_config, "best_fit", pairs(path), data={"on_too_long": "drop"})
+    with pytest.raises(DataError, match="no sample of data"):
+        num_steps(config, chatml)
+
+
+@PACKINGS
+def test_packed_rows_fit_and_samples_are_whole(make_config, chatml, packing):
+    for step in build_train_loader(config_of(make_config, packing), chatml, 0, 1, 4):
+        for batch in step.micro_batches:
+            assert batch.num_tokens <= 256
+            assert np.all(np.diff(batch.cu_seq_lens.numpy()) > 0)
+
+
+@PACKINGS
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_validation_is_seen_once_with_equally_many_batches_on_every_rank(make_config, chatml, packing, ranks):
+    made = make_config(*SOURCES, packing=packing, micro_batch_size=2, data={"validation": SOURCES})
+    batches = [list(iterate_validation(made, chatml, rank, ranks)) for rank in range(ranks)]
+    assert len({len(mine) for mine in batches}) == 1
+    seen = [sample_id for mine in batches for batch in mine for sample_id in batch.sample_ids]
+    assert sorted(seen) == sorted([f"dates#{k}" for k in range(50)] + [f"messages#{k}" for k in range(21)])
+
+
+def test_tasks_get_the_first_samples_in_file_order(make_config):
+    made = make_config(*SOURCES, data={"validation": SOURCES})
+    assert [sample.sample_id for sample in validation_samples(made, 3)] == ["dates#0", "dates#1", "dates#2"]
+    assert len(validation_samples(made, None)) == 71
+    assert len(validation_samples(made, 60)) == 60
