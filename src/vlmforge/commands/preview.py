@@ -139,11 +139,12 @@ def _show_row(
 def _find_lint(step: StepBatch, samples: list[ShownSample]) -> Iterator[str]:
     """Things to look at; none if all is well."""
     for name, counts in sorted(step.ledger.sources.items()):
-        for count, what in ((counts.dropped, "dropped as too long"), (counts.bad, "skipped as bad")):
-            if count:
-                yield f"{name}: {count} samples of this step were {what}"
-        if counts.truncated:
-            yield f"{name}: {counts.truncated} samples of this step lost their end"
+        told = {
+            "left out as too long": counts.dropped,
+            "left out as bad": counts.bad,
+            "cut at their end": counts.truncated,
+        }
+        yield from (f"{name}: {what} in this step: {count}" for what, count in told.items() if count)
     if step.ledger.bad_ids:
         yield f"bad samples: {', '.join(step.ledger.bad_ids)}"
     for sample in samples:

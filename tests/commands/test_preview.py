@@ -1,0 +1,90 @@
+import json
+
+import pytest
+
+from vlmforge.commands import preview
+from vlmforge.commands.request import Request
+
+RECIPE = """\
+# A conversation or two
+defaults:
+  - /parallelism: single
+  - /stage: sft
+  - _self_
+model:
+  family: llama
+  init: random
+  tokenizer: builtin:bytes
+  chat_template: builtin:chatml
+  config: {vocab_size: 260, hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2,
+           num_key_value_heads: 2}
+data:
+  shuffle: false
+  train:
+    - {path: PATH, format: prompt_response}
+stage:
+  seq_len: 128
+  packing: best_fit
+  packing_window: 4
+  global_batch_size: 1
+  max_steps: 1
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A recipe over four rows, the first of them too long."""
+    rows = [{"prompt": "Why?" * (30 if k == 0 else 1), "response": f"Because\nof <{k}>."} for k in range(4)]
+    data = tmp_path / "a.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.replace("PATH", str(data)))
+    return str(path)
+
+
+def run(recipe, *overrides, **arguments):
+    given = {name: [value] for name, value in arguments.items()} | {"recipe": [recipe]}
+    assert preview.run(Request("preview", given, list(overrides))) == 0
+
+
+def test_trained_tokens_borders_and_line_ends_can_be_seen(recipe, capsys):
+    run(recipe, "data.on_too_long=drop")
+    out = capsys.readouterr().out
+    assert "--- row 1 | a#1 | " in out
+    assert "--- row 1 | a#2 | " in out
+    assert "<|im_start|>assistant\\n\n[[Because\\n\nof <1>.<|im_end|>]]\\n" in out
+    assert "look: a: left out as too long in this step: 1" in out
+
+
+def test_an_end_marker_that_was_cut_away_is_told(recipe, capsys):
+    run(recipe, "data.on_too_long=truncate", "data.on_bad_sample=skip", "stage.seq_len=36", "stage.global_batch_size=3")
+    out = capsys.readouterr().out
+    assert "bad samples: a#0" in out
+    assert "cut at their end in this step: 3" in out
+    assert "its end marker is not trained" in out
+
+
+def test_a_clean_step_says_so(recipe, capsys):
+    run(recipe, "stage.seq_len=256")
+    out = capsys.readouterr().out
+    assert "every sample has trained tokens, and its end is trained" in out
+    assert "look:" not in out
+
+
+def test_the_page_stands_alone_and_escapes_the_data(recipe, tmp_path, capsys):
+    path = tmp_path / "preview.html"
+    run(recipe, "data.on_too_long=drop", html=str(path))
+    page = path.read_text()
+    assert "<mark>Because\\n\nof &lt;1&gt;.&lt;|im_end|&gt;</mark>" in page
+    assert "http" not in page
+    assert f"written to {path}" in capsys.readouterr().out
+
+
+def test_a_terminal_gets_colours_and_no_brackets(recipe, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    run(recipe, "data.on_too_long=drop")
+    out = capsys.readouterr().out
+    assert "\x1b[" in out
+    assert "[[" not in out
