@@ -92,10 +92,12 @@ def _answer_prompts(config: Config, loaded: LoadedModel, prompts: list[str]) -> 
 
 
 def _answer_file(config: Config, loaded: LoadedModel, source: Path, target_name: str | None) -> None:
+    from rich.console import Console
+    from rich.progress import track
+
     from vlmforge.data.render import render_prompt
     from vlmforge.generate.engine import generate_texts
     from vlmforge.generate.prompts import answer_line, count_answered, read_prompts
-    from vlmforge.observe.progress import track
 
     assert target_name is not None, "input comes with output"
     target = Path(target_name)
@@ -108,7 +110,8 @@ def _answer_file(config: Config, loaded: LoadedModel, source: Path, target_name:
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("a", encoding="utf-8") as file:
         texts = generate_texts(loaded, ids, config.stage.generation)
-        for row, text in track(zip(left, texts, strict=True), total=len(left), description="generating"):
+        answered = zip(left, texts, strict=True)
+        for row, text in track(answered, "generating", total=len(left), console=Console(stderr=True)):
             file.write(answer_line(row, text))
             file.flush()
     print(f"{len(rows)} answers in {target}", file=sys.stderr)

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from vlmforge.checkpoint.store import SafetensorsReader, list_steps, read_state, step_folder
 from vlmforge.config.schema import Config
@@ -163,6 +164,8 @@ def _load_folder(folder: Path, dtype: torch.dtype, trust: bool) -> tuple[PreTrai
     base = folder
     if is_adapter:
         base = fetch_folder(str(read_adapter_config(folder).get("base_model_name_or_path")))
+    # Its progress bar counts tensors, line by line in a log.
+    transformers_logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, trust_remote_code=trust)
         if is_adapter:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from vlmforge.config.schema import Config, ModelConfig
-from vlmforge.errors import CheckpointError, ConfigError, Problem
+from vlmforge.errors import CheckpointError, ConfigError, Problem, one_of
 from vlmforge.models import FAMILIES
 from vlmforge.models.adapters import apply_adapter, base_name, init_adapter, is_adapter, peft_name, read_adapter_config
 from vlmforge.models.attention import VARLEN
@@ -40,10 +40,21 @@ class TensorReader(Protocol):
         ...
 
 
-def find_family(model: ModelConfig) -> Family:
-    """The family that a decoded recipe names; gate 1 has made sure that it names one."""
-    assert model.family is not None, "gate 1 lets no recipe without a family through"
-    return FAMILIES[model.family]
+def find_family(shape: PretrainedConfig) -> Family:
+    """The family of a transformers config, by its `model_type`.
+
+    Raises:
+        ConfigError: vlmforge has no file for it.
+    """
+    for family in FAMILIES.values():
+        if family.model_type == shape.model_type:
+            return family
+    problem = Problem(
+        f"model_type = {shape.model_type} belongs to no model family that vlmforge knows",
+        str(shape.name_or_path or "model.config"),
+        f"use a model of type {one_of([family.model_type for family in FAMILIES.values()])}",
+    )
+    raise ConfigError(problem)
 
 
 def hf_config(model: ModelConfig, is_offline: bool = False) -> PretrainedConfig:
@@ -55,8 +66,8 @@ def hf_config(model: ModelConfig, is_offline: bool = False) -> PretrainedConfig:
     """
     family_fields = dict(model.config)
     if model.pretrained is None or (is_offline and not Path(model.pretrained).is_dir()):
-        family = find_family(model)
-        config = AutoConfig.for_model(family.model_type, **family_fields)
+        assert model.family is not None, "gate 1 lets no recipe through that names neither weights nor a family"
+        config = AutoConfig.for_model(FAMILIES[model.family].model_type, **family_fields)
     else:
         folder = fetch_folder(model.pretrained, with_weights=False)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=model.trust_remote_code, **family_fields)
@@ -91,7 +102,7 @@ def check_on_meta(config: Config) -> list[Problem]:
     """Gate 3: the model can be built, its layers are where the family says, something is trained."""
     try:
         model = build_on_meta(config, is_offline=True)
-        find_layers(model, find_family(config.model))
+        find_layers(model)
     except (ConfigError, CheckpointError) as error:
         return list(error.problems)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -101,12 +112,13 @@ def check_on_meta(config: Config) -> list[Problem]:
     return []
 
 
-def find_layers(model: PreTrainedModel, family: Family) -> list[nn.Module]:
+def find_layers(model: PreTrainedModel) -> list[nn.Module]:
     """The transformer blocks, which are sharded and recomputed one by one.
 
     Raises:
         ConfigError: the family's path to them matches nothing, so sharding would silently be of another kind.
     """
+    family = find_family(model.config)
     try:
         layers = list(model.get_submodule(family.layers).children())
     except AttributeError:
@@ -122,7 +134,7 @@ def find_layers(model: PreTrainedModel, family: Family) -> list[nn.Module]:
 
 
 def _set_trainable(model: PreTrainedModel, config: Config) -> None:
-    family = find_family(config.model)
+    family = find_family(model.config)
     stage = config.stage
     groups = stage.trainable
     if groups is None:

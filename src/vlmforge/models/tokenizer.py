@@ -87,22 +87,21 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
 
 def build_byte_tokenizer() -> PreTrainedTokenizerFast:
     """The byte-level tokenizer: ids 0 to 255 are bytes, 256 to 259 are `SPECIAL_TOKENS`."""
-    vocab = {character: index for index, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    # The specials are in the vocabulary too: transformers would otherwise number them in an order of its own, and
+    # the families' tiny configs count on these ids.
+    words = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *SPECIAL_TOKENS]
+    vocab = {word: index for index, word in enumerate(words)}
     backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     pad, start, end, text_end = SPECIAL_TOKENS
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token=pad,
         eos_token=end,
         additional_special_tokens=[start, text_end],
         clean_up_tokenization_spaces=False,
     )
-    # transformers numbers special tokens in its own order; the families' tiny configs count on this one.
-    ids = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
-    assert ids[0] == 256, ids
-    return tokenizer
 
 
 def hash_template(tokenizer: PreTrainedTokenizerBase) -> str | None:

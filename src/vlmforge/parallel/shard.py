@@ -46,6 +46,16 @@ def set_last_micro_batch(root: nn.Module, is_last: bool) -> None:
     root.set_is_last_backward(is_last)
 
 
+def free_gathered(root: nn.Module) -> None:
+    """Go back to sharded weights after a forward that no backward follows.
+
+    The root keeps its gathered weights for the backward pass; until then its parameters are other tensors than the
+    ones that the optimizer and the checkpoint know.
+    """
+    assert isinstance(root, FSDPModule)
+    root.reshard()
+
+
 def copy_full(target: Tensor, full: Tensor) -> None:
     """Copy a full tensor, equal on every rank, into a tensor that may be sharded; no communication."""
     full = full.detach().to(target.device)

@@ -15,8 +15,8 @@ from vlmforge.observe.metrics import read_metrics
 from vlmforge.observe.plot import save_loss_curve
 from vlmforge.parallel.mesh import barrier
 from vlmforge.train.run_folder import mark_complete
-from vlmforge.train.scoring import score_tasks, starting_folder
-from vlmforge.train.session import Records, Session, base_folder
+from vlmforge.train.scoring import score_tasks
+from vlmforge.train.session import Records, Session, base_folder, starting_folder
 from vlmforge.train.validation import validation_loss
 
 # A longer prompt is not repeated in the command that is suggested, in characters.

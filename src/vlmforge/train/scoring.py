@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from vlmforge.config.schema import Config
@@ -31,7 +31,8 @@ def score_tasks(config: Config, folder: str, samples: Sequence[Sample], world: W
         return {}
     loaded = load_checkpoint(find_checkpoint(folder), config, world.device)
     share = samples[world.rank :: world.world_size]
-    every = max(1, config.stage.generation.batch_size)
+    # A line for each quarter: generation can take minutes, and a line for each batch would fill a log.
+    every = max(1, math.ceil(len(share) / 4))
 
     def show(done: int) -> None:
         if done % every == 0 or done == len(share):
@@ -40,11 +41,3 @@ def score_tasks(config: Config, folder: str, samples: Sequence[Sample], world: W
     parts = gather_objects(answer_samples(loaded, share, config.stage.generation, show))
     answers = [parts[index % world.world_size][index // world.world_size] for index in range(len(samples))]
     return {name: score(TASKS[name], answers) for name in config.evaluate.tasks}
-
-
-def starting_folder(config: Config) -> str | None:
-    """Where the model lies before training, for scores before; None for random weights."""
-    if config.model.init == "random" or config.model.pretrained is None:
-        return None
-    adapter = config.stage.adapter
-    return adapter.path if adapter is not None and adapter.path is not None else str(Path(config.model.pretrained))

@@ -14,11 +14,11 @@ from vlmforge.checkpoint.store import SafetensorsReader
 from vlmforge.config.derived import BatchSizes
 from vlmforge.config.encode import encode_absolute, to_yaml
 from vlmforge.config.schema import Config
-from vlmforge.data.check import fingerprint_sources
+from vlmforge.data.fingerprint import fingerprint_sources
 from vlmforge.data.ledger import Ledger
 from vlmforge.data.loader import TrainLoader, build_train_loader
 from vlmforge.generate.load import stop_ids
-from vlmforge.models.build import TORCH_DTYPES, build_on_meta, count_parameters, find_family, find_layers, materialise
+from vlmforge.models.build import TORCH_DTYPES, build_on_meta, count_parameters, find_layers, materialise
 from vlmforge.models.export import export_model
 from vlmforge.models.head import LossModel
 from vlmforge.models.tokenizer import hash_template
@@ -131,7 +131,7 @@ def build_root(config: Config, world: World) -> LossModel:
     precision = config.parallelism
     apply_fsdp(
         root,
-        find_layers(model, find_family(config.model)),
+        find_layers(model),
         world.mesh,
         param_dtype=TORCH_DTYPES[precision.param_dtype],
         reduce_dtype=TORCH_DTYPES[precision.reduce_dtype],
@@ -168,6 +168,14 @@ def base_folder(session: Session) -> str:
         return str(session.run.path.absolute() / "base_model")
     path = Path(model.pretrained)
     return str(path.absolute()) if path.is_dir() else model.pretrained
+
+
+def starting_folder(config: Config) -> str | None:
+    """Where the model lies before training, for scores before; None for random weights."""
+    if config.model.init == "random" or config.model.pretrained is None:
+        return None
+    adapter = config.stage.adapter
+    return adapter.path if adapter is not None and adapter.path is not None else str(Path(config.model.pretrained))
 
 
 @contextmanager

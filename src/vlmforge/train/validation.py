@@ -9,6 +9,7 @@ import torch
 from vlmforge.data.collate import Batch
 from vlmforge.models.head import LossModel
 from vlmforge.parallel.reduce import sum_over_ranks
+from vlmforge.parallel.shard import free_gathered
 from vlmforge.train.step import run_forward
 
 
@@ -26,6 +27,7 @@ def validation_loss(root: LossModel, batches: Iterable[Batch], device: torch.dev
         for batch in batches:
             loss_sum += run_forward(root, batch.to(device)).item()
             num_label_tokens += batch.num_label_tokens
+    free_gathered(root)
     root.train()
     total, count = sum_over_ranks([loss_sum, num_label_tokens], device)
     return total / max(1.0, count)
