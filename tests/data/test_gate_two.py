@@ -74,6 +74,15 @@ def test_an_absent_column_is_told_for_both_kinds_of_files(make_config, write_jso
     assert problems[1].where == "recipe.yaml:6"
 
 
+def test_an_optional_column_that_is_asked_for_must_be_there(make_config, tmp_path):
+    parquet = tmp_path / "b.parquet"
+    pq.write_table(pa.Table.from_pylist([{"messages": [{"role": "user", "content": "x"}], "tool": "[]"}]), parquet)
+    assert check(make_config, source(parquet, "messages")) == []
+    (problem,) = check(make_config, source(parquet, "messages", columns={"tools": "tols"}))
+    assert "column tols is absent" in problem.what
+    assert "columns: {tools: tool}" in problem.fix
+
+
 def test_all_problems_are_told_at_once(make_config, tmp_path):
     problems = check(
         make_config, source("builtin:no"), source(tmp_path / "no.jsonl"), validation=(source("builtin:nix"),)

@@ -116,6 +116,15 @@ def test_a_tool_call_is_trained_and_its_result_is_not(chatml):
     assert '"name": "add"' in chatml.decode(rendered.input_ids[:60])
 
 
+def test_a_template_that_leaves_tools_out_is_refused(byte_level):
+    tokenizer = byte_level("gemma")
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    with pytest.raises(DataError, match=r"leaves out the tool calls of turn 1 \(add\)"):
+        render(tokenizer, conversation(ASK, answer("", tool_calls=[call])))
+    with pytest.raises(DataError, match="leaves out tool descriptions"):
+        render(tokenizer, conversation(ASK, answer("x"), tools=({"function": {"name": "add"}},)))
+
+
 def test_plain_text_ends_with_eos_once(byte_level):
     tokenizer = byte_level(None)
     rendered = render(tokenizer, Sample(PLACE, text="the answer"), labels="all")

@@ -122,13 +122,15 @@ class _SourceCheck:
             yield self._problem("format", rule, f"{self._at}.format={wanted}")
 
     def _check_schema(self, path: str) -> Iterator[Problem]:
-        """The required columns of a Parquet file, by its footer."""
+        """The columns of a Parquet file that are required or asked for, by its footer."""
         try:
             existing = list_schema_paths(path)
         except DataError as error:
             yield from (self._join_where(problem, "path") for problem in error.problems)
             return
-        for column in FORMATS[self._source.format].required:
+        format = FORMATS[self._source.format]
+        asked_for = [column for column in format.optional if column in self._source.columns]
+        for column in (*format.required, *asked_for):
             wanted = self._source.columns.get(column, column)
             if wanted not in existing:
                 yield Problem(

@@ -53,9 +53,10 @@ def render_turns(
     """Write a conversation and find its assistant turns.
 
     Raises:
-        TemplateError: the template refuses the turns or does not keep earlier ones.
+        TemplateError: the template refuses the turns, does not keep earlier ones, or leaves tools out.
     """
     text = _apply(tokenizer, turns, tools)
+    _require_names(text, tools or (), "tool descriptions")
     spans: list[tuple[int, int]] = []
     for k, turn in enumerate(turns):
         if turn["role"] != "assistant":
@@ -70,6 +71,7 @@ def render_turns(
                 "use a template that keeps earlier turns (model.chat_template=builtin:chatml), "
                 "or make one sample of every assistant turn",
             )
+        _require_names(text[start:end], turn.get("tool_calls", ()), f"the tool calls of turn {k}")
         spans.append((start, end))
     return RenderedTurns(text, tuple(spans))
 
@@ -137,6 +139,17 @@ def marker_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Ids that can end a turn: special and added tokens, which no ordinary text becomes by merging."""
     added: Any = tokenizer.get_added_vocab()  # type: ignore[operator]
     return frozenset([*tokenizer.all_special_ids, *added.values()])
+
+
+def _require_names(text: str, functions: Sequence[Any], what: str) -> None:
+    """Refuse a template that passes over tools in silence: what it does not write is not trained."""
+    for entry in functions:
+        name = str(entry.get("function", entry).get("name", ""))
+        if name not in text:
+            raise TemplateError(
+                f"the chat template leaves out {what} ({name})",
+                "use a template that knows tools, for example model.chat_template=builtin:chatml",
+            )
 
 
 def _find_prompt(

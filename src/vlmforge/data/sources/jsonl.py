@@ -1,6 +1,6 @@
 """Rows of a JSON-lines file, reached through a table of line starts.
 
-The file is mapped, not read: memory grows by eight bytes a line. Blank lines are no rows; line numbers in
+The file is mapped, not read: memory grows by 16 bytes a line. Blank lines are no rows; line numbers in
 messages count them all the same, as an editor does.
 """
 
@@ -17,7 +17,6 @@ import numpy.typing as npt
 from vlmforge.errors import DataError, Problem
 
 _CHUNK_BYTES = 1 << 24
-_LONGEST_BLANK_BYTES = 256
 
 
 class JsonlRows:
@@ -74,7 +73,9 @@ class JsonlRows:
         if starts[-1] != size:
             starts = np.append(starts, size)
         is_row = np.ones(len(starts) - 1, np.bool_)
-        for line in np.flatnonzero(np.diff(starts) <= _LONGEST_BLANK_BYTES):
+        # Nearly every line starts with a brace, so nearly none has to be looked at closer.
+        first_bytes = np.frombuffer(self._bytes, dtype=np.uint8)[starts[:-1]]
+        for line in np.flatnonzero(first_bytes != ord("{")):
             is_row[line] = bool(self._bytes[int(starts[line]) : int(starts[line + 1])].strip())
         return starts, np.flatnonzero(is_row)
 
