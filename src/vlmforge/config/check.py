@@ -34,6 +34,7 @@ def _rests_on(finding: Finding, unknown: Collection[str]) -> bool:
 
 
 def _problem(finding: Finding, origins: Origins) -> Problem:
-    """The first key that somebody set is where the user can change something."""
+    """Blames a key that somebody set, on the command line if one was: that is what was changed last."""
     said = [path for path in finding.paths if path in origins]
+    said.sort(key=lambda path: not origins[path].startswith("command line"))
     return Problem(finding.what, origins.where(said[0] if said else finding.paths[0]), finding.fix)

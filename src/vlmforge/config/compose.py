@@ -117,10 +117,13 @@ def _compose_files(
     """Compose a recipe that exists; what is wrong with a file as a whole is raised."""
     primary = read_yaml(found.path)
     problems = list(earlier)
-    unusable = [*primary.faults, *_check_defaults(found, primary)]
+    unusable = [*primary.faults, *_check_defaults(primary)]
     if unusable:
         raise ConfigError([*unusable, *primary.refused.values()])
-    layers, values = _merge_files(found, primary, choices)
+    lost = _find_lost(found, primary)
+    problems += lost.values()
+    missing = frozenset(lost) - {choice.group for choice in choices}
+    layers, values = _merge_files(found, primary, choices, missing)
     faults = [fault for layer in layers for fault in layer.file.faults]
     if faults:
         raise ConfigError(faults)
@@ -137,7 +140,7 @@ def _compose_files(
     problems += apply_settings(settings, values, origins)
     drop_stated_shape(values, origins, stated)
     values, unresolved = _resolve(values, origins)
-    return Composed(found, values, origins, stated.shape_of(origins), (*problems, *unresolved))
+    return Composed(found, values, origins, stated.shape_of(origins), (*problems, *unresolved), missing)
 
 
 # Overrides -----------------------------------------------------------------------------------------------------
@@ -240,15 +243,22 @@ def _named_groups(primary: YamlFile) -> dict[str, tuple[Entry, str]]:
     return named
 
 
-def _check_defaults(recipe: RecipeFile, primary: YamlFile) -> Iterator[Problem]:
-    """Each group of the defaults list must be one of ours, with an option that exists."""
-    for group, (entry, option) in _named_groups(primary).items():
-        where = primary.where(entry.line)
+def _check_defaults(primary: YamlFile) -> Iterator[Problem]:
+    """Every group of the defaults list must be one of ours."""
+    for group, (entry, _) in _named_groups(primary).items():
         if group not in GROUPS:
             near = nearest(group, GROUPS) or list(GROUPS)
+            where = primary.where(entry.line)
             yield Problem(what=f"defaults: {group} is not a group", where=where, fix=f"use {', '.join(near)}")
-        elif option not in ("", "null", "~") and find_group_file(recipe, f"{group}/{option}") is None:
-            yield _no_such_option(recipe, group, option, where, prefix=f"/{group}: ")
+
+
+def _find_lost(recipe: RecipeFile, primary: YamlFile) -> dict[str, Problem]:
+    """Groups of the defaults list whose option does not exist."""
+    return {
+        group: _no_such_option(recipe, group, option, primary.where(entry.line), prefix=f"/{group}: ")
+        for group, (entry, option) in _named_groups(primary).items()
+        if option not in ("", "null", "~") and find_group_file(recipe, f"{group}/{option}") is None
+    }
 
 
 def _check_choices(recipe: RecipeFile, choices: list[Choice]) -> Iterator[Problem]:
@@ -272,10 +282,13 @@ def _no_such_option(recipe: RecipeFile, group: str, option: str, where: str, pre
     )
 
 
-def _merge_files(recipe: RecipeFile, primary: YamlFile, choices: list[Choice]) -> tuple[list[Layer], dict[str, Any]]:
+def _merge_files(
+    recipe: RecipeFile, primary: YamlFile, choices: list[Choice], missing: frozenset[str]
+) -> tuple[list[Layer], dict[str, Any]]:
     """Let Hydra merge the files; returns them in merge order, and the result."""
     named = _named_groups(primary)
     given = [f"{'' if choice.group in named else '+'}{choice.group}={choice.option}" for choice in choices]
+    given += [f"~{group}" for group in missing]
     searched = ", ".join(_quoted_url(folder) for folder in group_folders(recipe))
     given.append(f"hydra.searchpath=[{searched}]")
     try:

@@ -89,7 +89,7 @@ class _Decoder:
         """A list of sections, such as the sources of a blend."""
         if not is_list(value):
             fix = f"'{spec.path}=[{{path: data/train.jsonl, format: messages}}]'"
-            self._report(spec.path, value, "must be a list of sections", fix)
+            self._report(spec.path, value, "must be a list of sources", fix)
             return ()
         return tuple(self.section(schema, item, f"{spec.path}.{index}") for index, item in enumerate(value))
 

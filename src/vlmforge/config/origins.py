@@ -16,7 +16,12 @@ class Origins(UserDict[str, str]):
         self.fallback = fallback
 
     def where(self, path: str) -> str:
-        """The source of `path`, else of the nearest section around it."""
+        """The source of `path`, else of something in it, else of the nearest section around it."""
+        if path not in self.data:
+            inside = (source for known, source in self.data.items() if known.startswith(f"{path}."))
+            found = next(inside, None)
+            if found is not None:
+                return found
         while path:
             if path in self.data:
                 return self.data[path]
