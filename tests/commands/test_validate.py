@@ -1,0 +1,302 @@
+"""Bad recipes through the command itself: what is said, where it was said, what works, and the exit code."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import vlmforge
+from vlmforge.cli import main
+
+RECIPE = """# A recipe with every part
+defaults:
+  - /model: quickstart
+  - /parallelism: single
+  - /data: quickstart
+  - /stage: sft
+  - _self_
+
+stage:
+  max_steps: 10
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    path = tmp_path / "mine.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    code = main(list(words))
+    return code, capsys.readouterr().err
+
+
+def blocks(report: str) -> list[dict[str, str]]:
+    """The three lines of every error."""
+    *found, _ = report.strip().split("\n\n")
+    return [
+        dict(line.split(": ", 1) for line in re.sub(r"^fix:  ", "fix:", block, flags=re.M).splitlines())
+        for block in found
+    ]
+
+
+# override, part of the message, part of the remedy
+BAD_OVERRIDES = [
+    ("stage.sq_len=3", "stage.sq_len = 3: there is no such key", "stage.seq_len"),
+    ("stage.lr=1e-5", "stage.lr = 1e-5: there is no such key", "lr lives at stage.optimizer.lr"),
+    ("modle.family=llama", "modle", "use model"),
+    ("stage.max_steps=2.5", "stage.max_steps = 2.5 must be a whole number of at least 1", "stage.max_steps="),
+    ("stage.max_steps=0", "stage.max_steps = 0 must be a whole number of at least 1", "stage.max_steps="),
+    ("stage.max_steps=true", "stage.max_steps = true must be a whole number", "stage.max_steps="),
+    ("stage.optimizer.lr=fast", "stage.optimizer.lr = fast must be a number of more than 0", "stage.optimizer.lr="),
+    ("stage.optimizer.lr='1e-4'", 'stage.optimizer.lr = "1e-4"', "stage.optimizer.lr=0.0001 (without quotes)"),
+    ("stage.optimizer.betas=[0.9]", "a list of 2 numbers, not 1", "stage.optimizer.betas="),
+    ("stage.packing=knapsac", "must be none or best_fit", "stage.packing=none"),
+    ("data.max_bad_ratio=1.5", "must be a number of at least 0 and at most 1", "data.max_bad_ratio=0.01"),
+    ("run.name=7", "run.name = 7 must be text or null", "run.name"),
+    ("run.name=a/b", "must be the name of one folder", "run.name=a-b"),
+    ("data.train=data.jsonl", "must be a list of sources", "data.train=["),
+    ("data.train.3.path=x", "the list has 1 item, counted from 0", "use data.train.0.path"),
+    ("data.train.0.format=mesages", "is not a format", "data.train.0.format=messages"),
+    ("data.train.0.columns={promt: q}", "has no field promt", "data.train.0.columns.prompt"),
+    ("data.train.0.rows=[5,5]", "must be [start, stop) with 0 <= start < stop", "data.train.0.rows="),
+    ("data.train.0.path='pipe:rm x'", "no value can name a command", "data.train.0.path="),
+    ("data.max_bad_ratio=0.5", "has no effect with data.on_bad_sample = error", "data.on_bad_sample=skip"),
+    ("model=quikstart", "there is no such file in the group", "model=quickstart"),
+    ("launch=slurm", "there is no such file in the group; it has local", "launch=local"),
+    ("scale.name=tiny", "chosen as a group", "scale=tiny"),
+    ("model.family=lama", "is not a family of this version", "model.family=llama"),
+    ("model.config.hiden_size=3", "llama has no such field", "model.config.hidden_size"),
+    ("model.config.hidden_size=wide", "must be a whole number", "model.config.hidden_size=64"),
+    ("model.config.num_attention_heads=3", "must divide hidden_size = 128", "model.config.hidden_size=129"),
+    ("model.config.num_key_value_heads=3", "must divide num_attention_heads = 4", "one of 1, 2, 4"),
+    ("~model.config.vocab_size", "model.config.vocab_size is not set", "model.config.vocab_size=264"),
+    ("model.init=pretrained", "model.pretrained is not set", "model.init=random"),
+    ("model.pretrained=no/such/folder", "there is no such folder, and it is no hub id", "existing folder"),
+    ("model.tokenizer=builtin:words", "the built-in tokenizer is builtin:bytes", "model.tokenizer=builtin:bytes"),
+    ("model.chat_template=no.jinja", "there is no such file", "builtin:chatml"),
+    ("model.attention=org/kernel", "must be varlen, sdpa or eager", "model.attention=varlen"),
+    ("model.dtype=bfloat16 parallelism.param_dtype=float32", "stored with at least", "param_dtype=bfloat16"),
+    ("parallelism.cp=2 launch.processes_per_node=2", "context parallelism is not available", "parallelism.cp=1"),
+    ("parallelism.tp=3 launch.processes_per_node=3", "must divide model num_attention_heads = 4", "one of 1, 2, 4"),
+    ("parallelism.compile=true", "not available in this version", "parallelism.compile=false"),
+    ("parallelism.dp_shard=0", "must be -1 (all ranks that are left) or at least 1", "parallelism.dp_shard=-1"),
+    ("launch.num_nodes=2", "one machine in this version", "launch.num_nodes=1"),
+    ("launch.processes_per_node=3", "must be the number of ranks = 3", "parallelism.dp_shard=3"),
+    ("stage.global_batch_size=6 stage.micro_batch_size=4", "must be a multiple of", "=8 or 4"),
+    ("stage.kind=lora", "stage.kind = lora needs stage.adapter", "stage.adapter.rank=16"),
+    ("stage.kind=pretrain stage.adapter.rank=2", "trains the weights themselves", "stage.adapter=null"),
+    ("stage.trainable=[vision]", "has no group vision", "language_model"),
+    ("stage.trainable=[]", "nothing would be trained", "language_model"),
+    ("~stage.max_steps", "the run would not end", "stage.max_steps=100"),
+    ("stage.schedule.warmup_steps=3", "warm-up has one length", "~stage.schedule.warmup_ratio"),
+    ("~stage.schedule.warmup_ratio stage.schedule.warmup_steps=10", "must end before", "warmup_ratio=0.1"),
+    ("stage.schedule.name=constant stage.schedule.decay_steps=5", "has no effect", "~stage.schedule.decay_steps"),
+    ("stage.generation.top_p=0.5", "has no effect with temperature = 0", "stage.generation.temperature=1.0"),
+    ("stage.packing_window=5", "has no effect with stage.packing = none", "stage.packing=best_fit"),
+    ("run.stop_after_steps=11", "must be at most stage.max_steps = 10", "run.stop_after_steps=10"),
+    ("checkpointing.resume=atuo", "must be auto, never or a step folder", "checkpointing.resume=auto"),
+    ("logging.trackers=[tensorbord]", "is not a tracker", "tensorboard"),
+    ("evaluate.tasks=[gsm]", "is not a task", "gsm8k"),
+    ("data.validation=[] evaluate.before=true", "needs data.validation", "data.validation="),
+    ("a=1,2", "a run has one value for each key", "'a=[1,2]'"),
+    ("model.pretrained=/a b=c", "the value needs quotes", "'model.pretrained=\"/a b=c\"'"),
+    ("stage", "arguments and overrides are written key=value", "stage"),
+    ("hydra.run.dir=x", "hydra is not a key", "remove"),
+    ("stage.seq_len=${stage.nothing}", "nothing", "refer to a key that is set"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message", "remedy"), BAD_OVERRIDES, ids=lambda value: value[:40])
+def test_a_bad_override_is_answered_with_a_remedy_and_its_place(
+    overrides: str, message: str, remedy: str, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    is_one_word = "pipe:" in overrides or "/a b" in overrides or "columns" in overrides
+    words = [overrides] if is_one_word else overrides.split(" ")
+    code, report = run(capsys, "validate", f"recipe={recipe.name}", *words)
+    assert code == 2
+    matching = [block for block in blocks(report) if message in block["error"]]
+    assert matching, report
+    assert remedy in matching[0]["fix"]
+    said = [f"command line: {word}" for word in words]
+    is_absent = any(word.startswith("~") for word in words) or "is not set" in message or "quickstart.yaml:" in report
+    assert matching[0]["where"] in said or is_absent
+
+
+BAD_FILES = [
+    ("stage: {max_steps: 3", 'stage:\n  max_steps: "3"', "must be a whole number", 10),
+    ("unknown key", "stage:\n  max_step: 3", "there is no such key", 10),
+    ("code", "stage:\n  max_steps: 3\nmodel:\n  _target_: os.system", "no value can name code", 12),
+    ("trust", "stage:\n  max_steps: 3\nmodel:\n  trust_remote_code: true", "only from the command line", 12),
+    ("hydra", "stage:\n  max_steps: 3\nhydra:\n  run: {dir: x}", "hydra is not a key", 11),
+    ("mesh twice", "stage:\n  max_steps: 3\nparallelism:\n  dp_shard: 2", "in its parallelism file", 12),
+    ("key twice", "stage:\n  max_steps: 3\n  max_steps: 4", "written twice", 11),
+    ("syntax", "stage: [1\nrun: 2", "is not valid YAML", 10),
+    ("tag", "stage:\n  max_steps: !!python/name:os.system 3", "has the YAML tag", 10),
+    ("section", "stage: 3", "must be a section of keys", 9),
+]
+
+
+@pytest.mark.parametrize(("name", "body", "message", "line"), BAD_FILES, ids=[bad[0] for bad in BAD_FILES])
+def test_a_bad_line_of_a_recipe_is_named_by_its_number(
+    name: str, body: str, message: str, line: int, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe.write_text(RECIPE.replace("stage:\n  max_steps: 10", body))
+    code, report = run(capsys, "validate", f"recipe={recipe.name}")
+    assert code == 2
+    matching = [block for block in blocks(report) if message in block["error"]]
+    assert matching, report
+    assert re.match(rf"mine\.yaml:{line}\b", matching[0]["where"]), report
+
+
+def test_all_mistakes_of_files_and_command_line_are_listed_at_once(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe.write_text(RECIPE.replace("/model: quickstart", "/model: quikstart") + "hydra: {}\n")
+    words = ["stage.sq_len=3", "a=1,2", "parallelism.cp=2", "data=nothing", "run.seed=x"]
+    code, report = run(capsys, "validate", f"recipe={recipe.name}", *words)
+    assert code == 2
+    for part in ("model = quikstart", "hydra is not", "stage.sq_len", "a = 1,2", "parallelism.cp", "data = nothing"):
+        assert part in report
+    assert "run.seed = x" in report
+    assert report.strip().endswith(f"{len(blocks(report))} errors")
+
+
+def test_a_broken_file_does_not_hide_the_mistakes_of_the_command_line(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe.write_text("stage: [1\n")
+    code, report = run(capsys, "validate", f"recipe={recipe.name}", "stage.sq_len=3")
+    assert code == 2
+    assert "is not valid YAML" in report
+    assert "stage.sq_len" in report
+
+
+def test_an_unknown_recipe_names_the_nearest(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, report = run(capsys, "validate", "recipe=smollm2/gsm8k")
+    assert code == 2
+    assert "recipe=smollm2/gsm8k_sft" in blocks(report)[0]["fix"]
+
+
+def test_a_path_that_does_not_exist_is_no_name(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, report = run(capsys, "validate", "recipe=recipes/nothing.yml")
+    assert code == 2
+    assert "no such file" in report
+
+
+def test_only_bad_data_is_exit_3(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, report = run(capsys, "validate", f"recipe={recipe.name}", "data.train.0.path=no/file.jsonl")
+    assert code == 3, report
+    assert blocks(report)[0]["where"] == "command line: data.train.0.path=no/file.jsonl"
+
+
+def test_a_missing_column_is_exit_3_and_skipped_on_request(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("rows.jsonl").write_text('{"question": "q", "response": "r"}\n' * 4)
+    source = "data.train=[{path: rows.jsonl, format: prompt_response}]"
+    code, report = run(capsys, "validate", f"recipe={recipe.name}", source)
+    assert code == 3, report
+    assert "prompt" in report
+    monkeypatch.setattr("vlmforge.commands.validate._check_on_meta", lambda config: [])
+    code, report = run(capsys, "validate", f"recipe={recipe.name}", source, "check_data=false")
+    assert (code, report) == (0, "")
+
+
+def test_bad_data_beside_a_bad_config_is_exit_2_with_both(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, report = run(capsys, "validate", f"recipe={recipe.name}", "data.train.0.path=no/file.jsonl", "run.seed=x")
+    assert code == 2
+    assert len(blocks(report)) == 2
+
+
+def test_a_good_recipe_is_one_line(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlmforge.commands.validate._check_on_meta", lambda config: [])
+    assert main(["validate", f"recipe={recipe.name}", "world_size=2", "parallelism=fsdp"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == (
+        "ok: mine: dp_replicate 1 x dp_shard 2 = 2 ranks, 4 micro-batches of 1 row per rank and step, 10 steps"
+    )
+
+
+def test_epochs_are_counted_in_steps_where_files_tell(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlmforge.commands.validate._check_on_meta", lambda config: [])
+    words = ["~stage.max_steps", "stage.max_epochs=1", "data.train.0.rows=[0,80]"]
+    assert main(["validate", f"recipe={recipe.name}", *words]) == 0
+    assert capsys.readouterr().out.endswith(", 10 steps\n")
+    assert main(["validate", f"recipe={recipe.name}", *words, "stage.packing=best_fit"]) == 0
+    assert capsys.readouterr().out.endswith(", 1 epoch\n")
+
+
+def test_torchrun_decides_the_number_of_ranks(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    code, report = run(capsys, "validate", f"recipe={recipe.name}")
+    assert code == 2
+    assert "the number of ranks = 3" in report
+
+
+def test_only_the_first_rank_speaks(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert run(capsys, "validate", f"recipe={recipe.name}", "run.seed=x") == (2, "")
+
+
+def test_debug_shows_the_traceback(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, quiet = run(capsys, "validate", f"recipe={recipe.name}", "run.seed=x")
+    code, loud = run(capsys, "validate", f"recipe={recipe.name}", "run.seed=x", "--debug")
+    assert code == 2
+    assert "Traceback" in loud
+    assert "Traceback" not in quiet
+
+
+HEAVY = ("torch", "transformers", "datasets", "peft")
+WATCH = """
+import sys
+from vlmforge.cli import main
+code = main({words!r})
+print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def test_mistakes_lists_and_show_are_answered_without_torch(recipe: Path) -> None:
+    calls = [
+        (["validate", f"recipe={recipe.name}", "stage.sq_len=3"], 2),
+        (["validate", f"recipe={recipe.name}", "data.train.0.path=no/file.jsonl"], 3),
+        (["recipes"], 0),
+        (["show", f"recipe={recipe.name}", "scale=tiny"], 0),
+    ]
+    for words, expected in calls:
+        started = time.monotonic()
+        script = WATCH.format(words=words, heavy=HEAVY)
+        # A checkout that is not installed is found too.
+        environ = {**os.environ, "PYTHONPATH": str(Path(vlmforge.__file__).parent.parent)}
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+        assert done.returncode == expected, done.stderr
+        assert done.stderr.strip().splitlines()[-1] == "[]"
+        # Usually below two seconds; the machine may be busy.
+        assert time.monotonic() - started < 20
+
+
+def test_composing_makes_no_folder_and_leaves_logging_alone(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import logging
+
+    handlers = list(logging.getLogger().handlers)
+    main(["show", f"recipe={recipe.name}"])
+    assert [path.name for path in Path().iterdir()] == ["mine.yaml"]
+    assert logging.getLogger().handlers == handlers
