@@ -17,6 +17,7 @@ from vlmforge.config.decode import decode
 from vlmforge.config.derived import BatchSizes, count_gpus, derive_batch, derive_world_size
 from vlmforge.config.facts import Facts
 from vlmforge.config.origins import Origins
+from vlmforge.config.recipes import installed_folder
 from vlmforge.config.schema import Config
 from vlmforge.data.formats import FORMATS
 from vlmforge.errors import ConfigError, DataError, Problem
@@ -87,16 +88,17 @@ def load_config(request: Request, *, with_data: bool = True, environ: Mapping[st
     )
 
 
-def load_settings(request: Request, recipe: str) -> Config:
+def load_settings(request: Request, recipe: str | None = None) -> Config:
     """Compose and decode a recipe whose model is elsewhere: keys, types and ranges are checked, nothing else.
 
     Args:
         request: its overrides are read.
-        recipe: name or path.
+        recipe: name or path; null: the shipped settings for a checkpoint that has no recipe of its own.
 
     Raises:
         ConfigError: an override or the file is wrong.
     """
+    recipe = recipe or str(installed_folder("configs") / "generate.yaml")
     composed = compose(recipe, request.overrides, FAMILIES)
     decoded = decode(composed.values, composed.origins)
     problems = [*composed.problems, *decoded.problems]

@@ -63,7 +63,7 @@ def _load(request: Request) -> tuple[Config, LoadedModel]:
 
         return config, load_recipe_model(config, pick_device(config.launch.device))
     # Overrides are checked before anything heavy is imported.
-    config = load_settings(request, "generate")
+    config = load_settings(request)
     from vlmforge.generate.load import find_checkpoint, load_checkpoint
     from vlmforge.parallel.mesh import pick_device
 

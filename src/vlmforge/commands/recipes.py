@@ -10,7 +10,7 @@ from vlmforge.config.compose import compose
 from vlmforge.config.decode import decode
 from vlmforge.config.recipes import RecipeFile, list_recipes, summary_of
 from vlmforge.config.schema import Config, ParallelismConfig
-from vlmforge.errors import EXIT_OK, VlmforgeError
+from vlmforge.errors import EXIT_OK
 from vlmforge.models import FAMILIES
 
 HEADINGS = ("recipe", "model", "stage", "mesh", "what it does")
@@ -43,9 +43,8 @@ def run(request: Request) -> int:
 
 
 def _describe(found: RecipeFile) -> Row:
-    try:
-        composed = compose(str(found.path), [], FAMILIES)
-    except VlmforgeError:
+    composed = compose(str(found.path), [], FAMILIES)
+    if composed.missing:
         # `validate` says what is wrong; a list that stops at one broken file would hide the others.
         return Row(found.name, "?", "?", "?", f"broken: see `vlmforge validate recipe={found.name}`")
     config = decode(composed.values, composed.origins).config
