@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 ERROR_FILE = "VLMFORGE_ERROR_FILE"
+# Where the ranks of one machine find each other when vlmforge started them; torchrun's own way otherwise.
 RENDEZVOUS = "VLMFORGE_RENDEZVOUS"
 
 # After one rank has failed the others wait for it in a collective; they get this long to fail by themselves.

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from vlmforge.parallel.launch import RENDEZVOUS
+
 DATA_AXES = ("dp_replicate", "dp_shard")
 
 
@@ -66,7 +68,13 @@ def open_world(dp_replicate: int, dp_shard: int, device_name: str, timeout_secon
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = datetime.timedelta(seconds=timeout_seconds)
     if "WORLD_SIZE" in os.environ:
-        dist.init_process_group(backend, timeout=timeout, init_method=os.environ.get("VLMFORGE_RENDEZVOUS", "env://"))
+        dist.init_process_group(
+            backend,
+            timeout=timeout,
+            init_method=os.environ.get(RENDEZVOUS, "env://"),
+            rank=int(os.environ["RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+        )
     else:
         dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
     try:

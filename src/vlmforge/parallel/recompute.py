@@ -29,7 +29,7 @@ def apply_recompute(model: nn.Module, mode: Literal["none", "selective", "full"]
     """Make every transformer block of a transformers model recompute, in place.
 
     Args:
-        model: a `PreTrainedModel`, or a module that has `gradient_checkpointing_enable` as it does.
+        model: a `PreTrainedModel`, or a module that has `activation_checkpointing_enable` as it does.
         mode: none; selective keeps matrix products and attention; full keeps only what enters a block.
     """
     if mode == "none":
@@ -37,5 +37,5 @@ def apply_recompute(model: nn.Module, mode: Literal["none", "selective", "full"]
     options: dict[str, Any] = {"use_reentrant": False}
     if mode == "selective":
         options["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_products)
-    enable: Any = model.gradient_checkpointing_enable
-    enable(gradient_checkpointing_kwargs=options)
+    enable: Any = model.activation_checkpointing_enable
+    enable(options)

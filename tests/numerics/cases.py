@@ -1,0 +1,35 @@
+"""The cases of the numerics tests, and the meshes that each number of ranks makes."""
+
+from __future__ import annotations
+
+from tests.numerics.harness import GLOBAL_BATCH_SIZE, Case
+
+# Mesh name to (dp_replicate, dp_shard).
+MESHES = {1: {"single": (1, 1)}, 2: {"dp_shard2": (1, 2), "dp_replicate2": (2, 1)}}
+
+CASES = tuple(
+    Case(family, is_lora, packing, micro_batch_size)
+    for family in ("llama", "qwen2")
+    for is_lora in (False, True)
+    for packing in ("none", "best_fit")
+    for micro_batch_size in (1, 2, 4)
+) + (
+    Case(packing="best_fit", micro_batch_size=2, attention="sdpa"),
+    Case(packing="best_fit", micro_batch_size=2, attention="eager"),
+    Case(packing="best_fit", micro_batch_size=2, recompute="full"),
+    Case(packing="best_fit", micro_batch_size=2, recompute="selective"),
+    Case(is_lora=True, packing="best_fit", micro_batch_size=2, recompute="full"),
+)
+
+# Each takes one mechanism out; the mesh on which that must be noticed.
+BROKEN = {
+    Case(packing="best_fit", micro_batch_size=2, mutation="no-label-count-reduction"): "dp_shard2",
+    Case(is_lora=True, packing="best_fit", micro_batch_size=2, mutation="no-adapter-reduction"): "dp_shard2",
+    Case(packing="best_fit", micro_batch_size=2, attention="sdpa", mutation="use-cache"): "single",
+}
+
+
+def cases_for(world_size: int) -> list[Case]:
+    """Cases whose micro-batches divide the global batch on this many ranks."""
+    broken = [case for case, mesh in BROKEN.items() if mesh in MESHES[world_size]]
+    return [case for case in CASES if case.micro_batch_size * world_size <= GLOBAL_BATCH_SIZE] + broken

@@ -1,0 +1,107 @@
+"""The same losses and the same gradient of every parameter as a plain loop, on every mesh and every cut."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.numerics.cases import BROKEN, CASES, MESHES, cases_for
+from tests.numerics.harness import (
+    Case,
+    configure,
+    load_result,
+    open_world,
+    plain_name,
+    run_plain,
+    run_vlmforge,
+    save_result,
+)
+from tests.support.tiny import make_adapter, make_base
+
+GRAD_TOLERANCE = 1e-5
+LOSS_TOLERANCE = 3e-6
+NORM_TOLERANCE = 2e-5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Base models, adapters, and the results of all cases, on one process and on two."""
+    folder = tmp_path_factory.mktemp("numerics")
+    for family in ("llama", "qwen2"):
+        make_adapter(folder / f"{family}-adapter", make_base(folder / family, family))
+    ranks = _start_ranks(folder, 2)
+    with open_world(1, 1, "cpu", 60.0) as world:
+        for case in cases_for(1):
+            save_result(folder / f"single-{case.name}", run_vlmforge(case, configure(case, folder), world))
+    for case in {case.reference for case in CASES}:
+        save_result(folder / f"plain-{case.name}", run_plain(case, configure(case, folder)))
+    for rank in ranks:
+        output, _ = rank.communicate(timeout=300)
+        assert rank.returncode == 0, output
+    return folder
+
+
+def _start_ranks(folder: Path, world_size: int) -> list[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "tests.numerics.worker", str(folder)]
+    root = Path(__file__).parents[2]
+    return [
+        subprocess.Popen(
+            command,
+            cwd=root,
+            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world_size)
+    ]
+
+
+def largest_errors(case: Case, mesh: str, folder: Path) -> dict[str, float]:
+    """Relative errors against the plain loop: of losses, of norms, and of the worst parameter's gradient."""
+    ours, plain = load_result(folder / f"{mesh}-{case.name}"), load_result(folder / f"plain-{case.reference.name}")
+    named = {plain_name(name, case.is_lora): grad for name, grad in ours["grads"].items()}
+    assert named.keys() == plain["grads"].keys()
+    return {
+        "loss": _relative(ours["losses"], plain["losses"]),
+        "norm": _relative(ours["grad_norms"], plain["grad_norms"]),
+        "grad": max(_distance(named[name], grad) for name, grad in plain["grads"].items()),
+    }
+
+
+def _relative(ours: list[float], plain: list[float]) -> float:
+    assert len(ours) == len(plain) == 5
+    return max(abs(a - b) / abs(b) for a, b in zip(ours, plain, strict=True))
+
+
+def _distance(ours: torch.Tensor, plain: torch.Tensor) -> float:
+    return ((ours - plain).norm() / plain.norm()).item()
+
+
+def is_equal(errors: dict[str, Any]) -> bool:
+    return (
+        errors["loss"] <= LOSS_TOLERANCE and errors["norm"] <= NORM_TOLERANCE and errors["grad"] <= GRAD_TOLERANCE
+    )
+
+
+ALL = [(mesh, case) for size, meshes in MESHES.items() for mesh in meshes for case in cases_for(size)]
+
+
+@pytest.mark.parametrize(
+    ("mesh", "case"), [pair for pair in ALL if not pair[1].mutation], ids=lambda value: getattr(value, "name", value)
+)
+def test_training_equals_a_plain_loop(mesh: str, case: Case, folder: Path) -> None:
+    errors = largest_errors(case, mesh, folder)
+    assert is_equal(errors), errors
+
+
+@pytest.mark.parametrize("case", BROKEN, ids=lambda case: case.mutation)
+def test_a_missing_mechanism_is_noticed(case: Case, folder: Path) -> None:
+    errors = largest_errors(case, BROKEN[case], folder)
+    assert not is_equal(errors), errors

@@ -1,0 +1,25 @@
+"""One rank of the numerics tests: every case on every mesh, one start of Python for all of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from tests.numerics.cases import MESHES, cases_for
+from tests.numerics.harness import configure, open_world, run_vlmforge, save_result
+
+
+def main(folder: Path) -> None:
+    world_size = int(os.environ["WORLD_SIZE"])
+    for mesh, (dp_replicate, dp_shard) in MESHES[world_size].items():
+        os.environ["VLMFORGE_RENDEZVOUS"] = f"file://{folder}/rendezvous-{mesh}"
+        with open_world(dp_replicate, dp_shard, "cpu", 120.0) as world:
+            for case in cases_for(world_size):
+                result = run_vlmforge(case, configure(case, folder), world)
+                if world.is_main:
+                    save_result(folder / f"{mesh}-{case.name}", result)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,53 @@
+"""A tiny base model with its tokenizer, made by plain transformers, and an adapter on it, made by plain peft."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from vlmforge.models import FAMILIES
+from vlmforge.models.tokenizer import CHATML_TEMPLATE, build_byte_tokenizer
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+EXTRA_FIELDS = {
+    "llama": {"rope_theta": 5e5, "rope_scaling": LLAMA3_ROPE, "tie_word_embeddings": False},
+    "qwen2": {"rope_theta": 1e6, "tie_word_embeddings": True},
+}
+
+
+def make_base(folder: Path, family: str) -> Path:
+    """Random weights, larger than usual so that attention and positions matter."""
+    torch.manual_seed(0)
+    fields = {**FAMILIES[family].tiny, **EXTRA_FIELDS[family], "initializer_range": 0.1}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(FAMILIES[family].model_type, **fields))
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(folder)
+    tokenizer = build_byte_tokenizer()
+    tokenizer.chat_template = CHATML_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_adapter(folder: Path, base: Path) -> Path:
+    """Both matrices random: with peft's zero B the gradient of A would be zero, and prove nothing."""
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    peft_model = get_peft_model(model, config)
+    for name, parameter in peft_model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    peft_model.save_pretrained(str(folder))
+    return folder
