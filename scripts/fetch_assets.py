@@ -259,9 +259,7 @@ def save_smollm2_model(gguf_path: Path, folder: Path) -> None:
     # GGUF keeps this number as a float32, which reads back as 9.999999747378752e-06.
     model.config.rms_norm_eps = 1e-5
     # One derived from the model's config would be marked as such, and derived again by whoever loads it.
-    model.generation_config = GenerationConfig(
-        bos_token_id=1, eos_token_id=2, pad_token_id=2, do_sample=False
-    )
+    model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2, do_sample=False)
     model.save_pretrained(folder)
     config_path = folder / "config.json"
     config = json.loads(config_path.read_text())
@@ -293,9 +291,7 @@ def check_smollm2(folder: Path) -> None:
     expect("rope_theta", model.config.rope_parameters["rope_theta"], SMOLLM2_ROPE_THETA, folder)
     expect("the tokens of '12345'", tokenizer.tokenize("12345"), list("12345"), folder)
     question = [{"role": "user", "content": "What is the capital of France?"}]
-    inputs = tokenizer.apply_chat_template(
-        question, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    inputs = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     output = model.generate(**inputs, max_new_tokens=16)
     answer = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     say(f"  asked for the capital of France, it says: {answer}")

@@ -44,9 +44,7 @@ class VlmforgeError(Exception):
 
     def __init__(self, problems: Problem | Iterable[Problem]) -> None:
         """Collect the problems; at least one is required."""
-        self.problems: tuple[Problem, ...] = (
-            (problems,) if isinstance(problems, Problem) else tuple(problems)
-        )
+        self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
         assert self.problems, "an error without a problem"
         super().__init__(self.report())
 

@@ -77,7 +77,12 @@ def configure(case: Case, folder: Path) -> Config:
         overrides.append("stage.packing_window=12")
     if case.is_lora:
         adapter = folder / f"{case.family}-adapter"
-        overrides += ["stage.kind=lora", "stage.adapter.rank=4", "stage.adapter.alpha=8", f"stage.adapter.path={adapter}"]
+        overrides += [
+            "stage.kind=lora",
+            "stage.adapter.rank=4",
+            "stage.adapter.alpha=8",
+            f"stage.adapter.path={adapter}",
+        ]
     recipe = Path(__file__).parent / "parity.yaml"
     return load_config(Request("train", {"recipe": [str(recipe)]}, overrides), environ={}).config
 
@@ -214,4 +219,14 @@ def load_result(path: Path) -> dict[str, Any]:
     return {**numbers, "grads": load_file(path.with_suffix(".safetensors"))}
 
 
-__all__ = ["Case", "base_name", "configure", "load_result", "open_world", "peft_name", "replace", "run_plain", "run_vlmforge"]
+__all__ = [
+    "Case",
+    "base_name",
+    "configure",
+    "load_result",
+    "open_world",
+    "peft_name",
+    "replace",
+    "run_plain",
+    "run_vlmforge",
+]

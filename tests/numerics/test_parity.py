@@ -85,9 +85,7 @@ def _distance(ours: torch.Tensor, plain: torch.Tensor) -> float:
 
 
 def is_equal(errors: dict[str, Any]) -> bool:
-    return (
-        errors["loss"] <= LOSS_TOLERANCE and errors["norm"] <= NORM_TOLERANCE and errors["grad"] <= GRAD_TOLERANCE
-    )
+    return errors["loss"] <= LOSS_TOLERANCE and errors["norm"] <= NORM_TOLERANCE and errors["grad"] <= GRAD_TOLERANCE
 
 
 ALL = [(mesh, case) for size, meshes in MESHES.items() for mesh in meshes for case in cases_for(size)]

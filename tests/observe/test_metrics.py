@@ -15,9 +15,7 @@ def test_every_step_is_one_line_that_is_on_disk_at_once(tmp_path):
     writer = MetricsWriter(path)
     for step in (1, 2):
         writer.write(metrics(step))
-        assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == list(
-            range(1, step + 1)
-        )
+        assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == list(range(1, step + 1))
     writer.close()
 
 
@@ -90,9 +88,7 @@ def test_cutting_a_file_that_does_not_exist_does_nothing(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == []
 
 
-@pytest.mark.parametrize(
-    "torn", ['{"step": 3, "lo', '{"step": 3}', "\ud83d".encode("utf-8", "surrogatepass")[:2]]
-)
+@pytest.mark.parametrize("torn", ['{"step": 3, "lo', '{"step": 3}', "\ud83d".encode("utf-8", "surrogatepass")[:2]])
 def test_a_line_torn_by_a_kill_is_dropped(tmp_path, torn):
     path = tmp_path / "metrics.jsonl"
     write_steps(path, 1, 2)

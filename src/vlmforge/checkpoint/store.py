@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from vlmforge.errors import CheckpointError, Problem
 
@@ -96,7 +97,7 @@ def prune(checkpoints: Path, keep_last: int) -> None:
 def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors as safetensors, every rank its own shards; a collective."""
     with _quiet():
-        dcp.save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+        dcp_save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
 
 
 class SafetensorsReader:
@@ -126,7 +127,7 @@ class SafetensorsReader:
                 )
                 raise CheckpointError(problem)
         with _quiet():
-            dcp.load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)))
+            dcp_load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)))
 
 
 def _shapes(folder: Path) -> dict[str, list[int]]:

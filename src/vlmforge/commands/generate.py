@@ -50,7 +50,9 @@ def _check_arguments(request: Request) -> None:
         ("input" not in given or "output" in given, "input needs an output", "add output=answers.jsonl"),
     )
     words = " ".join(f"{name}={value}" for name in sorted(given) for value in request.all(name))
-    problems = [Problem(what, f"command line: generate {words}".rstrip(), fix) for holds, what, fix in rules if not holds]
+    problems = [
+        Problem(what, f"command line: generate {words}".rstrip(), fix) for holds, what, fix in rules if not holds
+    ]
     if problems:
         raise ConfigError(problems)
 
@@ -75,17 +77,14 @@ def _load(request: Request) -> tuple[Config, LoadedModel]:
 
 
 def _answer_prompts(config: Config, loaded: LoadedModel, prompts: list[str]) -> None:
-    from transformers import TextStreamer
-
     from vlmforge.data.render import render_prompt
-    from vlmforge.generate.engine import generate_texts
+    from vlmforge.generate.engine import build_streamer, generate_texts
     from vlmforge.generate.prompts import as_messages
 
     settings = config.stage.generation
     ids = [render_prompt(as_messages(prompt), loaded.tokenizer) for prompt in prompts]
     if len(prompts) == 1 and sys.stdout.isatty():
-        streamer = TextStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)  # pyright: ignore[reportArgumentType]
-        list(generate_texts(loaded, ids, settings, streamer))
+        list(generate_texts(loaded, ids, settings, build_streamer(loaded)))
         return
     for prompt, text in zip(prompts, generate_texts(loaded, ids, settings), strict=True):
         print(text if len(prompts) == 1 else f"{prompt}\n{text}\n", flush=True)

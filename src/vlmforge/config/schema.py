@@ -17,6 +17,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 GROUPS = ("model", "parallelism", "data", "stage", "launch", "scale")
 SECTIONS = ("run", "checkpointing", "logging", "evaluate")
 
+# The label of a token that is not trained, as torch and transformers have it.
+IGNORE_INDEX = -100
+
 Dtype = Literal["float32", "bfloat16"]
 
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from vlmforge.config.schema import IGNORE_INDEX
 from vlmforge.data.sample import RenderedSample, Row
-
-IGNORE_INDEX = -100
 
 
 @dataclass(frozen=True)

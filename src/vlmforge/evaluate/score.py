@@ -44,8 +44,7 @@ def answer_samples(
     """
     asked = [sample.as_task() for sample in samples]
     prompts = [
-        render_prompt(turns, loaded.tokenizer, sample.tools)
-        for (turns, _), sample in zip(asked, samples, strict=True)
+        render_prompt(turns, loaded.tokenizer, sample.tools) for (turns, _), sample in zip(asked, samples, strict=True)
     ]
     answers: list[Answer] = []
     for text in generate_texts(loaded, prompts, settings):

@@ -14,6 +14,11 @@ from vlmforge.errors import DataError, Problem
 from vlmforge.generate.load import LoadedModel
 
 
+def build_streamer(loaded: LoadedModel) -> TextStreamer:
+    """Prints tokens to standard output as they come."""
+    return TextStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)
+
+
 def generate_texts(
     loaded: LoadedModel,
     prompts: Sequence[Sequence[int]],
@@ -47,7 +52,8 @@ def _generate_batch(
     input_ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
     with torch.inference_mode():
-        output: Any = loaded.model.generate(
+        generate: Any = loaded.model.generate
+        output = generate(
             input_ids=input_ids,
             attention_mask=mask,
             generation_config=_hf_settings(loaded, settings, pad),

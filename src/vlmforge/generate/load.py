@@ -8,10 +8,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -19,8 +18,8 @@ from vlmforge.checkpoint.store import SafetensorsReader, list_steps, read_state,
 from vlmforge.config.schema import Config
 from vlmforge.data.render import find_end_marker
 from vlmforge.errors import CheckpointError, Problem, nearest
-from vlmforge.models.adapters import read_adapter_config
-from vlmforge.models.build import TORCH_DTYPES, build_on_meta, materialise
+from vlmforge.models.adapters import load_peft_model, read_adapter_config
+from vlmforge.models.build import TORCH_DTYPES, build_on_meta, cast_model, materialise
 from vlmforge.models.hub import fetch_folder
 from vlmforge.models.tokenizer import build_tokenizer, load_tokenizer
 
@@ -128,7 +127,7 @@ def load_checkpoint(checkpoint: Checkpoint, config: Config, device: torch.device
     trust = config.model.trust_remote_code
     if checkpoint.kind == "step":
         model, tokenizer = _load_step(Path(checkpoint.path), config, device)
-        model.to(dtype)
+        cast_model(model, dtype)
     else:
         model, tokenizer = _load_folder(fetch_folder(checkpoint.path), dtype, trust)
     return _ready(model, tokenizer, device)
@@ -138,7 +137,7 @@ def load_recipe_model(config: Config, device: torch.device) -> LoadedModel:
     """The model that a recipe starts from: its pretrained weights, or random ones."""
     model = build_on_meta(config)
     materialise(model, config, device, SafetensorsReader())
-    model.to(TORCH_DTYPES[config.parallelism.param_dtype])
+    cast_model(model, TORCH_DTYPES[config.parallelism.param_dtype])
     return _ready(model, build_tokenizer(config.model), device)
 
 
@@ -167,9 +166,10 @@ def _load_folder(folder: Path, dtype: torch.dtype, trust: bool) -> tuple[PreTrai
     # Its progress bar counts tensors, line by line in a log.
     transformers_logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, trust_remote_code=trust)
+        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, trust_remote_code=trust)
         if is_adapter:
-            model = PeftModel.from_pretrained(model, str(folder)).to(dtype)
+            model = load_peft_model(model, folder)
+            cast_model(model, dtype)
     except (OSError, ValueError, KeyError) as error:
         problem = Problem(
             f"{folder} cannot be loaded: {str(error).splitlines()[0]}",
@@ -185,11 +185,11 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tupl
     """Every id that ends an answer: the model's own eos ids, the tokenizer's, and the template's end of turn."""
     ids: list[int] = []
     generation = model.generation_config
-    own = generation.eos_token_id if generation is not None else None
+    own: Any = generation.eos_token_id if generation is not None else None
     ids += own if isinstance(own, list) else [own] if own is not None else []
     if tokenizer.eos_token_id is not None:
-        ids.append(tokenizer.eos_token_id)
+        ids.append(int(tokenizer.eos_token_id))  # pyright: ignore[reportArgumentType]  # one token, so one id
     marker = find_end_marker(tokenizer)
     if marker is not None:
-        ids.append(tokenizer.convert_tokens_to_ids(marker))
+        ids.append(tokenizer.get_vocab()[marker])
     return tuple(dict.fromkeys(ids))

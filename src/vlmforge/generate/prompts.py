@@ -92,7 +92,9 @@ def count_answered(path: Path, rows: Sequence[PromptRow]) -> int:
             raise DataError(problem)
     if len(lines) > len(rows):
         problem = Problem(
-            f"output = {path} exists and has {len(lines)} answers to {len(rows)} prompts", str(path), "give another output"
+            f"output = {path} exists and has {len(lines)} answers to {len(rows)} prompts",
+            str(path),
+            "give another output",
         )
         raise DataError(problem)
     if whole != text:

@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -30,7 +30,9 @@ def apply_adapter(model: PreTrainedModel, adapter: AdapterConfig) -> None:
     try:
         inject_adapter_in_model(lora_config(adapter), model, low_cpu_mem_usage=True)
     except ValueError as error:
-        names = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)})
+        names = sorted(
+            {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        )
         problem = Problem(
             f"stage.adapter.target_modules = {adapter.target_modules} matches no linear module",
             "recipe",
@@ -105,3 +107,12 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
             "give a folder with adapter_config.json and adapter_model.safetensors",
         )
         raise CheckpointError(problem) from error
+
+
+def load_peft_model(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """A plain model with the adapter of a PEFT folder, as peft itself loads it.
+
+    Raises:
+        ValueError: as peft does, when the adapter does not fit.
+    """
+    return PeftModel.from_pretrained(model, str(folder))

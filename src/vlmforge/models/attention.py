@@ -78,11 +78,20 @@ def _flash(
     # Imported here: the module loads CUDA kernels that a CPU build does not have.
     from torch.nn.attention.varlen import varlen_attn
 
-    flat = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
+    flat_query, flat_key, flat_value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     # The kernel counts the tokens before a token, the config the token itself too.
     left = -1 if window is None else window - 1
     out = varlen_attn(
-        *flat, borders, borders, longest, longest, scale=scaling, window_size=(left, 0), enable_gqa=True
+        flat_query,
+        flat_key,
+        flat_value,
+        borders,
+        borders,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(left, 0),
+        enable_gqa=True,
     )
     assert isinstance(out, Tensor)
     return out.unsqueeze(0)

@@ -93,7 +93,7 @@ def build_on_meta(config: Config, is_offline: bool = False) -> PreTrainedModel:
     model.tie_weights()
     if config.stage.adapter is not None:
         apply_adapter(model, config.stage.adapter)
-        model.to(TORCH_DTYPES[config.model.dtype])
+        cast_model(model, TORCH_DTYPES[config.model.dtype])
     _set_trainable(model, config)
     return model
 
@@ -260,6 +260,12 @@ def _explain_mismatch(folder: Path, missing: list[str], left_over: list[str]) ->
         str(folder),
         "give the folder's own config (model.config, stage.adapter), or the folder that belongs to this recipe",
     )
+
+
+def cast_model(model: nn.Module, dtype: torch.dtype) -> None:
+    """Convert the weights of an unsharded model in place; buffers such as rotary frequencies keep their type."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from vlmforge.config.schema import IGNORE_INDEX
 from vlmforge.models.attention import VARLEN
-
-IGNORE_INDEX = -100
 
 # Elements of one slice of logits: 128 MiB in fp32.
 SLICE_ELEMENTS = 2**25
@@ -49,7 +48,8 @@ class LossModel(nn.Module):
         hidden_states = self.hidden_states(input_ids, position_ids, cu_seq_lens, max_seq_len)
         is_label = labels != IGNORE_INDEX
         head = self.model.get_output_embeddings()
-        assert isinstance(head, nn.Linear) and head.bias is None, "an output head is one matrix"
+        assert isinstance(head, nn.Linear), "an output head is one matrix"
+        assert head.bias is None, "a bias of the head would be left out"
         # A frozen base or a batch without labels still has to take part in every collective of the backward pass.
         if not is_label.any():
             return (hidden_states.float() * 0.0).sum() + (head.weight[:1] * 0.0).float().sum()
@@ -82,15 +82,14 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         size = max(1, SLICE_ELEMENTS // weight.shape[0])
         for start in range(0, len(labels), size):
             part = slice(start, start + size)
-            logits = (hidden[part] @ weight.T).float()
-            log_norm = logits.logsumexp(dim=-1, keepdim=True)
+            # One fused pass over the slice, from the type of the logits straight to fp32.
+            log_probabilities = torch.log_softmax(hidden[part] @ weight.T, dim=-1, dtype=torch.float32)
             picked = labels[part].unsqueeze(1)
-            total += (log_norm - logits.gather(1, picked)).sum()
+            total -= log_probabilities.gather(1, picked).sum()
             if not (needs_hidden or needs_weight):
                 continue
-            probabilities = logits.sub_(log_norm).exp_()
             ones = torch.ones_like(picked, dtype=torch.float32)
-            grad_logits = probabilities.scatter_add_(1, picked, -ones).to(hidden.dtype)
+            grad_logits = log_probabilities.exp_().scatter_add_(1, picked, -ones).to(hidden.dtype)
             if grad_hidden is not None:
                 torch.mm(grad_logits, weight, out=grad_hidden[part])
             if grad_weight is not None:
@@ -121,4 +120,4 @@ def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, labels: Tensor) -> 
         weight: `[V, D]`.
         labels: `[L]`, every one a real label.
     """
-    return _LinearCrossEntropySum.apply(hidden, weight, labels)  # pyright: ignore[reportReturnType]
+    return _LinearCrossEntropySum.apply(hidden, weight, labels)

@@ -32,7 +32,13 @@ def fetch_folder(name: str, with_weights: bool = True) -> Path:
     patterns = [*SMALL_FILES, "*.safetensors"] if with_weights else SMALL_FILES
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
-    except (RepositoryNotFoundError, GatedRepoError, HFValidationError, LocalEntryNotFoundError, HfHubHTTPError) as error:
+    except (
+        RepositoryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        HfHubHTTPError,
+    ) as error:
         raise CheckpointError(Problem(*_explain(name, error))) from error
     except OSError as error:
         raise CheckpointError(Problem(*_explain(name, error))) from error
@@ -48,9 +54,17 @@ def _explain(name: str, error: Exception) -> tuple[str, str, str]:
             f"accept them at https://huggingface.co/{name}, then run `hf auth login`",
         )
     if isinstance(error, RepositoryNotFoundError):
-        return (f"{name} is neither a folder nor a hub id that exists", where, "check the spelling, or `hf auth login` if it is private")
+        return (
+            f"{name} is neither a folder nor a hub id that exists",
+            where,
+            "check the spelling, or `hf auth login` if it is private",
+        )
     if isinstance(error, HFValidationError):
-        return (f"{name} is neither a folder nor a hub id of the form owner/name", where, "give an existing folder or owner/name")
+        return (
+            f"{name} is neither a folder nor a hub id of the form owner/name",
+            where,
+            "give an existing folder or owner/name",
+        )
     return (
         f"{name} is no local folder, is not in the local cache, and the hub cannot be reached",
         where,

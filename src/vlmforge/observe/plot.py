@@ -72,9 +72,7 @@ def choose_scale(values: Sequence[float]) -> str:
     return "log" if low > 0 and high / low >= LOG_SCALE_FROM_RATIO else "linear"
 
 
-def draw_loss(
-    axes: Axes, training: tuple[list[int], list[float]], validation: tuple[list[int], list[float]]
-) -> None:
+def draw_loss(axes: Axes, training: tuple[list[int], list[float]], validation: tuple[list[int], list[float]]) -> None:
     """Draw the upper panel."""
     steps, values = training
     marker = "." if len(values) < 3 else None  # a line of one point would not be seen
@@ -82,9 +80,7 @@ def draw_loss(
     if len(values) >= 20:
         axes.plot(steps, smooth(values), color="tab:blue", linewidth=1.8, label="smoothed")
     if validation[0]:
-        axes.plot(
-            *validation, color="tab:orange", linewidth=1.2, marker="o", markersize=4, label="validation loss"
-        )
+        axes.plot(*validation, color="tab:orange", linewidth=1.2, marker="o", markersize=4, label="validation loss")
     axes.set_yscale(choose_scale([*values, *validation[1]]))
     axes.set_ylabel("loss (nats per label token)")
     axes.grid(alpha=0.25, which="both")

@@ -164,9 +164,7 @@ def format_numbers(metrics: Mapping[str, Any], eta_seconds: float | None) -> str
         "tokens_per_second": "{:.0f} tok/s",
         "peak_memory_gib": "mem {:.1f} GiB",
     }
-    parts = [
-        pattern.format(metrics[name]) for name, pattern in patterns.items() if metrics.get(name) is not None
-    ]
+    parts = [pattern.format(metrics[name]) for name, pattern in patterns.items() if metrics.get(name) is not None]
     if eta_seconds is not None:
         parts.append(f"eta {format_duration(eta_seconds)}")
     return "  ".join(parts)

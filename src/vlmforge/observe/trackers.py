@@ -44,9 +44,7 @@ class TensorBoardTracker:
         self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed_step + 1)
         # Four spaces: TensorBoard shows text as Markdown, and this is its mark for verbatim text.
         recipe = json.dumps(config, indent=2, default=str)
-        self._writer.add_text(
-            "recipe", "\n".join(f"    {line}" for line in recipe.splitlines()), resumed_step
-        )
+        self._writer.add_text("recipe", "\n".join(f"    {line}" for line in recipe.splitlines()), resumed_step)
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
         """Record the numbers of one step."""

@@ -76,7 +76,8 @@ def open_world(dp_replicate: int, dp_shard: int, device_name: str, timeout_secon
             world_size=int(os.environ["WORLD_SIZE"]),
         )
     else:
-        dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
+        store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]  # documented, but not in __all__
+        dist.init_process_group(backend, timeout=timeout, store=store, rank=0, world_size=1)
     try:
         mesh = init_device_mesh(device.type, (dp_replicate, dp_shard), mesh_dim_names=DATA_AXES)
         yield World(

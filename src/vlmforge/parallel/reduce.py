@@ -46,8 +46,7 @@ def total_grad_norm(parameters: Iterable[Tensor]) -> Tensor:
 def _square_sum(grads: Sequence[Tensor]) -> Tensor:
     """Sum of squares over gradients of one mesh and placement."""
     locals_ = [grad.to_local() if isinstance(grad, DTensor) else grad for grad in grads]
-    norms = torch._foreach_norm([local.float() for local in locals_])
-    total = torch.stack(list(norms)).square().sum()
+    total = torch.stack([local.float().square().sum() for local in locals_]).sum()
     first = grads[0]
     if isinstance(first, DTensor):
         for axis, placement in enumerate(first.placements):
@@ -64,7 +63,8 @@ def scale_grads(parameters: Iterable[Tensor], factor: Tensor) -> None:
         for grad in (parameter.grad for parameter in parameters)
         if grad is not None
     ]
-    torch._foreach_mul_(locals_, factor)
+    for local in locals_:
+        local.mul_(factor)
 
 
 def clip_grads(parameters: Iterable[Tensor], max_norm: float | None) -> Tensor:

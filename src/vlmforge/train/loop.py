@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from vlmforge.config.derived import BatchSizes
 from vlmforge.config.schema import Config
@@ -29,6 +28,9 @@ from vlmforge.train.run_folder import completed_steps, find_run
 from vlmforge.train.schedule import lr_factor
 from vlmforge.train.session import Records, Session, open_records, open_session
 from vlmforge.train.step import StepResult, train_step
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def train(config: Config, sizes: BatchSizes) -> int:
@@ -162,5 +164,3 @@ def _stop(session: Session, records: Records, is_interrupted: bool) -> int:
         "the same command goes on from there"
     )
     return EXIT_INTERRUPTED if is_interrupted else EXIT_OK
-
-

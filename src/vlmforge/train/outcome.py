@@ -34,6 +34,7 @@ def validate(session: Session, records: Records) -> dict[str, float]:
 
 
 def save(session: Session, records: Records) -> None:
+    """Write a checkpoint and the ledger, then delete checkpoints that are too old; a collective."""
     with records.progress.status("saving"):
         session.state.save(session.run.checkpoints)
         if session.world.is_main:
@@ -42,6 +43,7 @@ def save(session: Session, records: Records) -> None:
 
 
 def export(session: Session, records: Records) -> None:
+    """Write `export/` anew: a Hugging Face folder, or a PEFT folder for an adapter; a collective."""
     model, tokenizer, folder = session.state.root.model, session.tokenizer, session.run.export
     is_main, adapter = session.world.is_main, session.config.stage.adapter
     with records.progress.status("exporting"):
@@ -117,7 +119,8 @@ def _say_goodbye(session: Session, records: Records, after: dict[str, Any]) -> N
     """What was reached, one example, and the next command to type."""
     say = records.progress.message
     losses = [line["loss"] for line in read_metrics(session.run.path / "metrics.jsonl")]
-    say(f"loss {losses[0]:.4f} at step 1, {losses[-1]:.4f} at step {len(losses)}; curve in {session.run.path / 'loss.png'}")
+    curve = session.run.path / "loss.png"
+    say(f"loss {losses[0]:.4f} at step 1, {losses[-1]:.4f} at step {len(losses)}; curve in {curve}")
     prompt = "..."
     for name in session.config.evaluate.tasks:
         if answers := after.get(name, {}).get("answers"):

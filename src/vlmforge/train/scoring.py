@@ -15,7 +15,9 @@ from vlmforge.observe.progress import Progress
 from vlmforge.parallel.mesh import World, gather_objects
 
 
-def score_tasks(config: Config, folder: str, samples: Sequence[Sample], world: World, progress: Progress) -> dict[str, Any]:
+def score_tasks(
+    config: Config, folder: str, samples: Sequence[Sample], world: World, progress: Progress
+) -> dict[str, Any]:
     """Scores of every task of the recipe; a collective.
 
     The model is loaded from a folder as any user would load it, so that what is scored is what was exported.

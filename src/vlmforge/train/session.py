@@ -6,9 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from vlmforge.checkpoint.store import SafetensorsReader
 from vlmforge.config.derived import BatchSizes
@@ -34,6 +32,9 @@ from vlmforge.parallel.shard import apply_fsdp
 from vlmforge.train.optimizer import build_optimizer
 from vlmforge.train.run_folder import RunFolder
 from vlmforge.train.state import TrainState
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
@@ -180,6 +181,7 @@ def starting_folder(config: Config) -> str | None:
 
 @contextmanager
 def open_records(session: Session, progress: Progress) -> Iterator[Records]:
+    """Open the files of a run, without the lines of steps that will be done again, and close them at the end."""
     run, config, is_main = session.run, session.config, session.world.is_main
     step = session.state.step
     metrics = MetricsWriter(run.path / "metrics.jsonl", enabled=is_main)
@@ -189,9 +191,7 @@ def open_records(session: Session, progress: Progress) -> Iterator[Records]:
     trackers: list[Tracker] = []
     if is_main:
         name = run.path.name
-        trackers = build_trackers(
-            config.logging.trackers, run.path, name, encode_absolute(config), resumed_step=step
-        )
+        trackers = build_trackers(config.logging.trackers, run.path, name, encode_absolute(config), resumed_step=step)
     try:
         with metrics, batches:
             yield Records(metrics, batches, trackers, progress)
