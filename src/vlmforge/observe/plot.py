@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,18 +52,19 @@ def collect_points(records: Sequence[Mapping[str, Any]], name: str) -> tuple[lis
 
 
 def smooth(values: Sequence[float]) -> list[float]:
-    """Exponential moving average over about a twentieth of the run, corrected for its start.
+    """Mean over a window of about a tenth of the run, centred on each step.
 
-    The correction divides by the weights used so far, so that the first value is the first loss and not a
-    share of it.
+    Centred, because a trailing mean lies above a falling loss. At the steep start the window shrinks on both sides
+    alike, for the same reason. At the end it loses only the steps that do not exist: a mean of fewer would show the
+    noise of the last ones as the result.
     """
-    keep = 1 - 1 / max(1.0, len(values) / 20)
+    half = len(values) // 20
+    sums = [0.0, *itertools.accumulate(values)]
     smoothed: list[float] = []
-    total = weight = 0.0
-    for value in values:
-        total = keep * total + (1 - keep) * value
-        weight = keep * weight + (1 - keep)
-        smoothed.append(total / weight)
+    for index in range(len(values)):
+        reach = min(half, index)
+        start, stop = index - reach, min(index + reach + 1, len(values))
+        smoothed.append((sums[stop] - sums[start]) / (stop - start))
     return smoothed
 
 
