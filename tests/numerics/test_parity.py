@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from tests.numerics.harness import (
     run_vlmforge,
     save_result,
 )
+from tests.support.ranks import start_ranks, wait_for_ranks
 from tests.support.tiny import make_adapter, make_base
 
 GRAD_TOLERANCE = 1e-5
@@ -35,32 +33,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("numerics")
     for family in ("llama", "qwen2"):
         make_adapter(folder / f"{family}-adapter", make_base(folder / family, family))
-    ranks = _start_ranks(folder, 2)
+    ranks = start_ranks("tests.numerics.worker", 2, folder)
     with open_world(1, 1, "cpu", 60.0) as world:
         for case in cases_for(1):
             save_result(folder / f"single-{case.name}", run_vlmforge(case, configure(case, folder), world))
     for case in {case.reference for case in CASES}:
         save_result(folder / f"plain-{case.name}", run_plain(case, configure(case, folder)))
-    for rank in ranks:
-        output, _ = rank.communicate(timeout=300)
-        assert rank.returncode == 0, output
+    wait_for_ranks(ranks)
     return folder
-
-
-def _start_ranks(folder: Path, world_size: int) -> list[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "tests.numerics.worker", str(folder)]
-    root = Path(__file__).parents[2]
-    return [
-        subprocess.Popen(
-            command,
-            cwd=root,
-            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world_size)
-    ]
 
 
 def largest_errors(case: Case, mesh: str, folder: Path) -> dict[str, float]:

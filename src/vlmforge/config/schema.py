@@ -100,7 +100,7 @@ class ParallelismConfig:
     """How many processes share the work, and in which precision they compute."""
 
     dp_replicate: int = key(
-        1, "Number of copies of the sharded model (HSDP); gradients are averaged over them.", minimum=1
+        1, "Number of copies of the sharded model (HSDP); gradients are summed over them.", minimum=1
     )
     dp_shard: int = key(
         -1,
@@ -108,11 +108,11 @@ class ParallelismConfig:
         minimum=-1,
         example=1,
     )
-    tp: int = key(1, "Tensor-parallel ranks.", minimum=1)
-    cp: int = key(1, "Context-parallel ranks: one sequence over several ranks.", minimum=1)
+    tp: int = key(1, "Tensor-parallel ranks; only 1 in this version.", minimum=1)
+    cp: int = key(1, "Context-parallel ranks: one sequence over several ranks; only 1 in this version.", minimum=1)
     cp_style: Literal["ulysses"] = key("ulysses", "How `cp` exchanges data: all-to-all between sequence and heads.")
-    ep: int = key(1, "Expert-parallel ranks; divides dp_shard x cp x tp and adds no ranks.", minimum=1)
-    pp: int = key(1, "Pipeline stages.", minimum=1)
+    ep: int = key(1, "Expert-parallel ranks; divides dp_shard x cp x tp and adds no ranks; only 1 in this version.", minimum=1)
+    pp: int = key(1, "Pipeline stages; only 1 in this version.", minimum=1)
     param_dtype: Dtype = key("bfloat16", "Type in which forward and backward are computed.")
     reduce_dtype: Dtype = key("float32", "Type in which gradients are summed over ranks.")
     recompute: Literal["none", "selective", "full"] = key(
@@ -120,8 +120,8 @@ class ParallelismConfig:
         "Activations computed again in the backward pass to save memory: none, all but matrix products and "
         "attention, or every layer.",
     )
-    compile: bool = key(False, "Compile each layer with torch.compile.")
-    cpu_offload: bool = key(False, "Keep sharded weights and optimizer in CPU memory.")
+    compile: bool = key(False, "Compile each layer with torch.compile; only false in this version.")
+    cpu_offload: bool = key(False, "Keep sharded weights and optimizer in CPU memory; only false in this version.")
 
 
 @dataclass(frozen=True)
@@ -280,7 +280,7 @@ class CheckpointingConfig:
         None, "Save every N steps, besides the last; null: the last only.", minimum=1, example=100
     )
     keep_last: int = key(2, "Checkpoints kept; older ones are deleted after a newer one is complete.", minimum=1)
-    async_save: bool = key(False, "Write checkpoints while training goes on.")
+    async_save: bool = key(False, "Write checkpoints while training goes on; only false in this version.")
     resume: str = key(
         "auto", "`auto`: go on where the run folder stopped; `never`: refuse a folder that exists; or a step folder."
     )

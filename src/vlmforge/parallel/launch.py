@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from vlmforge.errors import EXIT_BUG, EXIT_INTERRUPTED, Problem
+
 ERROR_FILE = "VLMFORGE_ERROR_FILE"
 # Where the ranks of one machine find each other when vlmforge started them; torchrun's own way otherwise.
 RENDEZVOUS = "VLMFORGE_RENDEZVOUS"
@@ -103,7 +105,7 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int | None:
         if failed is None:
             failed = next((index for index, process in enumerate(ranks) if process.poll()), None)
             # An interrupted rank is no failure: the others are saving the same checkpoint.
-            if failed is not None and ranks[failed].returncode != 130:
+            if failed is not None and ranks[failed].returncode != EXIT_INTERRUPTED:
                 deadline = time.monotonic() + GRACE_SECONDS
         time.sleep(POLL_SECONDS)
     if failed is None:
@@ -112,17 +114,30 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int | None:
 
 
 def _report(folder: Path, ranks: Sequence[subprocess.Popen[bytes]], first: int) -> int:
-    """Print the earliest error that a rank left; a rank that died without a word gets its log shown."""
+    """Print one message for all ranks and return the exit code that belongs to it."""
+    code = ranks[first].returncode
     errors = [json.loads(path.read_text()) for path in folder.glob("error-*.json")]
+    if code < 0:
+        # The others only lost their connection to it.
+        print(_killed(first, signal.Signals(-code).name), file=sys.stderr)
+        return EXIT_BUG
     if errors:
         earliest = min(errors, key=lambda error: error["time"])
         print(earliest["report"], file=sys.stderr)
         return earliest["exit_code"]
-    code = ranks[first].returncode
-    if code == 130:
+    if code == EXIT_INTERRUPTED:
         return code
     print(f"rank {first} ended with code {code} and left no message", file=sys.stderr)
     log = folder / f"rank-{first}.log"
     if log.exists():
         print(log.read_text(errors="replace")[-LOG_TAIL_CHARACTERS:], file=sys.stderr)
-    return 1
+    return EXIT_BUG
+
+
+def _killed(rank: int, signal_name: str) -> Problem:
+    return Problem(
+        f"rank {rank} was ended by {signal_name}",
+        f"process of rank {rank} on this machine",
+        "if the system ran out of memory (`dmesg | grep -i oom`), lower stage.micro_batch_size or stage.seq_len, or set "
+        "parallelism.recompute=full; the same command goes on from the last checkpoint",
+    )

@@ -1,0 +1,99 @@
+"""First weights: by transformers' rules, and refused when they are of another model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tests.support.tiny import make_base
+from vlmforge.checkpoint.store import SafetensorsReader
+from vlmforge.config.schema import AdapterConfig, Config, ModelConfig, RunConfig, StageConfig
+from vlmforge.errors import CheckpointError, ConfigError
+from vlmforge.models import FAMILIES
+from vlmforge.models.build import build_on_meta, check_on_meta, materialise
+
+CPU = torch.device("cpu")
+
+
+def random_config(seed: int = 0, **fields: object) -> Config:
+    shape = {**FAMILIES["llama"].tiny, "tie_word_embeddings": True, "attention_bias": True, **fields}
+    model = ModelConfig(family="llama", init="random", config=shape)
+    return Config(model=model, run=RunConfig(seed=seed))
+
+
+def build(config: Config) -> torch.nn.Module:
+    model = build_on_meta(config)
+    materialise(model, config, CPU, SafetensorsReader())
+    return model
+
+
+def test_random_weights_follow_transformers_rules() -> None:
+    model = build(random_config(hidden_size=256, intermediate_size=512, initializer_range=0.05))
+    plain = AutoModelForCausalLM.from_config(model.config)
+    for (name, ours), (_, theirs) in zip(model.named_parameters(), plain.named_parameters(), strict=True):
+        if ours.ndim == 2:
+            assert ours.std().item() == pytest.approx(theirs.std().item(), rel=0.05), name
+            assert abs(ours.mean().item()) < 2e-3
+        else:
+            assert torch.equal(ours, theirs), name
+    for (name, ours), (_, theirs) in zip(model.named_buffers(), plain.named_buffers(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def test_random_weights_depend_on_the_seed_and_the_name_alone() -> None:
+    one, same, other = (dict(build(random_config(seed)).named_parameters()) for seed in (0, 0, 1))
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert torch.equal(one[name], same[name])
+    assert not torch.equal(one[name], other[name])
+    assert not torch.equal(one[name], one["model.layers.1.self_attn.q_proj.weight"])
+
+
+def test_an_adapter_starts_as_the_base_model() -> None:
+    config = random_config()
+    with_adapter = Config(model=config.model, stage=StageConfig(kind="lora", adapter=AdapterConfig(rank=4)))
+    plain, adapted = build(config).eval(), build(with_adapter).eval()
+    ids = torch.arange(10)[None]
+    for model in (plain, adapted):
+        model.set_attn_implementation("sdpa")
+    assert torch.equal(plain(input_ids=ids).logits, adapted(input_ids=ids).logits)
+    trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
+    assert trained == {name for name, _ in adapted.named_parameters() if "lora_" in name}
+    assert not any("lm_head" in name for name in trained)
+
+
+def test_target_modules_that_match_nothing_are_refused() -> None:
+    adapter = AdapterConfig(target_modules=("query",))
+    config = Config(model=random_config().model, stage=StageConfig(kind="lora", adapter=adapter))
+    with pytest.raises(ConfigError, match=r"matches no linear module[\s\S]*q_proj"):
+        build_on_meta(config)
+    assert "q_proj" in check_on_meta(config)[0].fix
+
+
+def test_weights_come_from_the_folder(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", "qwen2")
+    model = build(Config(model=ModelConfig(family="qwen2", pretrained=str(base))))
+    for name, theirs in AutoModelForCausalLM.from_pretrained(base).named_parameters():
+        assert torch.equal(dict(model.named_parameters())[name], theirs), name
+
+
+def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", "llama")
+    wider = ModelConfig(family="llama", pretrained=str(base), config={"intermediate_size": 160})
+    with pytest.raises(CheckpointError, match=r"gate_proj.weight has shape \[128, 64\] on disk and \[160, 64\]"):
+        build(Config(model=wider))
+    deeper = ModelConfig(family="llama", pretrained=str(base), config={"num_hidden_layers": 3})
+    with pytest.raises(CheckpointError, match=r"tensors missing, for example model.layers.2"):
+        build(Config(model=deeper))
+    shallower = ModelConfig(family="llama", pretrained=str(base), config={"num_hidden_layers": 1})
+    with pytest.raises(CheckpointError, match=r"tensors left over, for example model.layers.1"):
+        build(Config(model=shallower))
+
+
+def test_a_model_type_without_a_family_is_refused(tmp_path: Path) -> None:
+    AutoConfig.for_model("gpt2").save_pretrained(tmp_path)
+    problems = check_on_meta(Config(model=ModelConfig(pretrained=str(tmp_path))))
+    assert "gpt2" in problems[0].what
+    assert "llama or qwen2" in problems[0].fix

@@ -1,0 +1,24 @@
+"""One rank that trains every shipped recipe at scale=tiny, one after the other."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from vlmforge.cli import main
+
+
+def train_all(folder: Path, names: list[str]) -> None:
+    ranks = os.environ["WORLD_SIZE"]
+    os.chdir(folder)
+    for name in names:
+        # The rendezvous file of one process group cannot serve the next.
+        os.environ["VLMFORGE_RENDEZVOUS"] = f"file://{folder}/rendezvous-{name.replace('/', '-')}"
+        words = [f"recipe={name}", "scale=tiny", f"parallelism.dp_shard={ranks}", "logging.sample_ids=true"]
+        code = main(["train", *words])
+        assert code == 0, (name, code)
+
+
+if __name__ == "__main__":
+    train_all(Path(sys.argv[1]), sys.argv[2:])

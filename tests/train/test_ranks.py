@@ -1,0 +1,84 @@
+"""Runs on two ranks, started by the command itself: other meshes, signals, errors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.runs import column, metrics, sample_ids, start, write_recipe
+from vlmforge.cli import main
+
+TWO = ("parallelism.dp_shard=2",)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("RANK", "WORLD_SIZE", "VLMFORGE_RENDEZVOUS"):
+        monkeypatch.delenv(name, raising=False)
+    write_recipe(tmp_path)
+    return tmp_path
+
+
+def wait_for_steps(run: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if (run / "metrics.jsonl").exists() and len(metrics(run)) >= count:
+            return
+        time.sleep(0.02)
+    pytest.fail(f"{run} has not made {count} steps in two minutes")
+
+
+def test_a_run_goes_on_with_another_number_of_ranks_and_sees_the_same_samples(here: Path) -> None:
+    assert main(["train", "recipe=short.yaml", "run.name=whole"]) == 0
+    assert main(["train", "recipe=short.yaml", "run.name=moved", "run.stop_after_steps=2"]) == 0
+    two = start(here, "train", "recipe=short.yaml", "run.name=moved", "run.stop_after_steps=4", *TWO)
+    assert two.wait(180) == 0, two.communicate()
+    assert main(["train", "recipe=short.yaml", "run.name=moved"]) == 0
+    assert sample_ids(here / "runs/moved") == sample_ids(here / "runs/whole")
+    moved, whole = (column(here / f"runs/{name}", "loss", "grad_norm") for name in ("moved", "whole"))
+    for ours, theirs in zip(moved, whole, strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-5)
+
+
+def test_a_signal_finishes_the_step_and_saves_on_every_rank(here: Path) -> None:
+    words = ("train", "recipe=short.yaml", "run.name=stopped", "stage.max_steps=4000", *TWO)
+    running = start(here, *words)
+    wait_for_steps(here / "runs/stopped", 3)
+    running.send_signal(signal.SIGTERM)
+    output, errors = running.communicate(timeout=120)
+    assert running.returncode == 130, errors
+    assert "interrupted after step" in output
+    steps = len(metrics(here / "runs/stopped"))
+    assert [path.name for path in (here / "runs/stopped/checkpoints").iterdir()] == [f"step-{steps:08d}"]
+    assert main([*words[:-1], f"run.stop_after_steps={steps + 1}"]) == 0
+    assert [line["step"] for line in metrics(here / "runs/stopped")] == list(range(1, steps + 2))
+
+
+def test_an_error_on_two_ranks_is_told_once_with_its_code(here: Path) -> None:
+    lines = ['{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'] * 60
+    lines[40] = '{"messages": [{"role": "user", "content": "nobody answers"}]}'
+    (here / "rows.jsonl").write_text("\n".join(lines))
+    source = "data.train=[{path: rows.jsonl, format: messages}]"
+    running = start(here, "train", "recipe=short.yaml", "run.name=bad", source, "stage.packing_window=4", *TWO)
+    _, errors = running.communicate(timeout=120)
+    assert running.returncode == 3, errors
+    assert errors.count("error:") == 1
+    assert "rows.jsonl:41" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_rank_that_is_killed_ends_the_run_with_a_word(here: Path) -> None:
+    running = start(here, "train", "recipe=short.yaml", "run.name=killed", "stage.max_steps=4000", *TWO)
+    wait_for_steps(here / "runs/killed", 2)
+    ranks = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    assert len(ranks) == 2
+    os.kill(int(ranks[1]), signal.SIGKILL)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 1
+    assert errors.count("error:") == 1
+    assert "rank 1 was ended by SIGKILL" in errors
