@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run([word for word in words if word != "--debug"], debug)
     except VlmforgeError as error:
-        _print_error(error.report(), with_traceback=debug or error.exit_code == EXIT_BUG)
+        _print_error(error.report(), with_traceback=debug)
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

@@ -47,7 +47,7 @@ def generate(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_run_step_and_export_give_the_same_answer(run: str, capsys: pytest.CaptureFixture[str]) -> None:
     places = (f"runs/{run}", f"runs/{run}/export", f"runs/{run}/checkpoints/step-00000003")
     fp32 = "parallelism.param_dtype=float32"
-    answers = {generate(capsys, f"checkpoint={place}", "prompt=What's 1=1, \"yes\"?", fp32) for place in places}
+    answers = {generate(capsys, f"checkpoint={place}", 'prompt=What\'s 1=1, "yes"?', fp32) for place in places}
     assert len(answers) == 1
     assert answers.pop().strip()
 
@@ -139,9 +139,7 @@ def test_a_recipe_generates_with_the_model_it_starts_from(capsys: pytest.Capture
 
 def test_sampling_depends_on_its_seed_alone(capsys: pytest.CaptureFixture[str]) -> None:
     words = ("checkpoint=runs/full", "prompt=Hi", "stage.generation.temperature=1.5")
-    first, again, other = (
-        generate(capsys, *words, f"stage.generation.seed={seed}") for seed in (1, 1, 2)
-    )
+    first, again, other = (generate(capsys, *words, f"stage.generation.seed={seed}") for seed in (1, 1, 2))
     assert first == again
     assert first != other
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.support.tiny import make_base
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tests.support.tiny import make_base
 from vlmforge.checkpoint.store import SafetensorsReader
 from vlmforge.config.schema import AdapterConfig, Config, ModelConfig, RunConfig, StageConfig
 from vlmforge.errors import CheckpointError, ConfigError

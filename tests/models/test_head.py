@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.support.tiny import make_base
 from transformers import AutoModelForCausalLM
 
-from tests.support.tiny import make_base
 from vlmforge.models import head
 from vlmforge.models.attention import VARLEN
 from vlmforge.models.head import LossModel, linear_cross_entropy_sum

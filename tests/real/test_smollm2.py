@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.support.runs import ROOT, metrics
 from transformers import AutoModelForCausalLM
 
-from tests.support.runs import ROOT, metrics
 from vlmforge.cli import main
 
 pytestmark = pytest.mark.real

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-
 from tests.support.runs import column, metrics, sample_ids, start, write_recipe
+
 from vlmforge.cli import main
 
 TWO = ("parallelism.dp_shard=2",)

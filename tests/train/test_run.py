@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.support.runs import LORA, column, metrics, sample_ids, write_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.support.runs import LORA, column, metrics, sample_ids, write_recipe
 from vlmforge.cli import main
 
 EXACT = ("step", "loss", "grad_norm", "lr", "num_tokens", "num_label_tokens", "validation_loss")
@@ -177,7 +177,12 @@ def plain_validation_loss(model: torch.nn.Module, folder: Path) -> float:
 def test_an_adapter_is_continued_from_its_folder(here: Path) -> None:
     assert train("run.name=one", "stage.max_steps=4", *LORA, "stage.adapter.dropout=0.0") == 0
     base, export = here / "runs/one/base_model", here / "runs/one/export"
-    words = [f"model.pretrained={base}", "model.init=pretrained", f"stage.adapter.path={export}", "evaluate.before=true"]
+    words = [
+        f"model.pretrained={base}",
+        "model.init=pretrained",
+        f"stage.adapter.path={export}",
+        "evaluate.before=true",
+    ]
     assert train("run.name=two", "stage.max_steps=1", *LORA, *words) == 0
     before = json.loads((here / "runs/two/scores.json").read_text())["before"]["validation_loss"]
     assert before == pytest.approx(metrics(here / "runs/one")[-1]["validation_loss"], rel=1e-6)

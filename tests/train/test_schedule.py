@@ -19,9 +19,7 @@ MEGATRON = [
 def test_schedules_in_samples_equal_megatrons(
     peak: float, lowest: float, warmup: int, decay: int, batch: int, expected: dict[int, float]
 ) -> None:
-    schedule = ScheduleConfig(
-        name="cosine", warmup_samples=warmup, decay_samples=decay, min_lr_ratio=lowest / peak
-    )
+    schedule = ScheduleConfig(name="cosine", warmup_samples=warmup, decay_samples=decay, min_lr_ratio=lowest / peak)
     for updates, lr in expected.items():
         assert peak * lr_factor(schedule, updates + 1, 10**6, batch) == pytest.approx(lr, rel=2e-6)
 

@@ -40,6 +40,11 @@ class Request:
     overrides: Sequence[str] = ()
     debug: bool = False
 
+    def words(self) -> list[str]:
+        """The command line that asks the same, for processes that vlmforge starts itself."""
+        arguments = [f"{name}={value}" for name, values in self.arguments.items() for value in values]
+        return [self.verb, *arguments, *self.overrides, *(["--debug"] if self.debug else [])]
+
     def all(self, name: str) -> list[str]:
         """Every value of an argument."""
         return list(self.arguments.get(name, ()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from dataclasses import replace
 
@@ -46,7 +45,7 @@ def _run(request: Request) -> int:
         )
         raise ConfigError(problem)
     if loaded.batch.world_size > 1 and "WORLD_SIZE" not in os.environ:
-        return launch_ranks(sys.argv[1:], loaded.batch.world_size)
+        return launch_ranks(request.words(), loaded.batch.world_size)
     # Imported only now: with torch and transformers it takes seconds, and a mistake is answered before.
     from vlmforge.train.loop import train
 

@@ -111,7 +111,9 @@ class ParallelismConfig:
     tp: int = key(1, "Tensor-parallel ranks; only 1 in this version.", minimum=1)
     cp: int = key(1, "Context-parallel ranks: one sequence over several ranks; only 1 in this version.", minimum=1)
     cp_style: Literal["ulysses"] = key("ulysses", "How `cp` exchanges data: all-to-all between sequence and heads.")
-    ep: int = key(1, "Expert-parallel ranks; divides dp_shard x cp x tp and adds no ranks; only 1 in this version.", minimum=1)
+    ep: int = key(
+        1, "Expert-parallel ranks; divides dp_shard x cp x tp and adds no ranks; only 1 in this version.", minimum=1
+    )
     pp: int = key(1, "Pipeline stages; only 1 in this version.", minimum=1)
     param_dtype: Dtype = key("bfloat16", "Type in which forward and backward are computed.")
     reduce_dtype: Dtype = key("float32", "Type in which gradients are summed over ranks.")

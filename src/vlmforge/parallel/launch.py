@@ -17,9 +17,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from vlmforge.errors import EXIT_BUG, EXIT_INTERRUPTED, Problem
+from vlmforge.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, Problem
 
 ERROR_FILE = "VLMFORGE_ERROR_FILE"
 # Where the ranks of one machine find each other when vlmforge started them; torchrun's own way otherwise.
@@ -42,7 +41,15 @@ def launch_ranks(arguments: Sequence[str], num_ranks: int) -> int:
     with tempfile.TemporaryDirectory(prefix="vlmforge-ranks-") as name:
         folder = Path(name)
         ranks = [_start(arguments, rank, num_ranks, folder) for rank in range(num_ranks)]
-        previous = {number: signal.signal(number, _forward_to(ranks)) for number in (signal.SIGTERM, signal.SIGINT)}
+        forwarded: list[int] = []
+
+        def forward(signum: int, frame: FrameType | None) -> None:
+            forwarded.append(signum)
+            for process in ranks:
+                if process.poll() is None:
+                    process.send_signal(signum)
+
+        previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             first = _wait(ranks)
         finally:
@@ -53,7 +60,10 @@ def launch_ranks(arguments: Sequence[str], num_ranks: int) -> int:
                     process.kill()
                 process.wait()
         if first is None:
-            return 0
+            return EXIT_OK
+        if -ranks[first].returncode in forwarded:
+            # The signal came before the rank had anything to save.
+            return EXIT_INTERRUPTED
         return _report(folder, ranks, first)
 
 
@@ -86,15 +96,6 @@ def _start(arguments: Sequence[str], rank: int, num_ranks: int, folder: Path) ->
         return subprocess.Popen(
             command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
-
-
-def _forward_to(ranks: Sequence[subprocess.Popen[bytes]]) -> Any:
-    def forward(signum: int, frame: FrameType | None) -> None:
-        for process in ranks:
-            if process.poll() is None:
-                process.send_signal(signum)
-
-    return forward
 
 
 def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int | None:
