@@ -53,6 +53,10 @@ def save_step(checkpoints: Path, step: int, tensors: Mapping[str, Tensor], small
         small: JSON values; rank 0's are written, last.
     """
     target = step_folder(checkpoints, step)
+    if step in list_steps(checkpoints):
+        # The same state: a run that is stopped again before its next step. Not to be deleted for its own copy.
+        dist.barrier()
+        return target
     partial = checkpoints / f".{target.name}.partial"
     if _is_main():
         shutil.rmtree(partial, ignore_errors=True)
@@ -92,6 +96,13 @@ def prune(checkpoints: Path, keep_last: int) -> None:
         shutil.rmtree(partial)
     for step in list_steps(checkpoints)[:-keep_last]:
         shutil.rmtree(step_folder(checkpoints, step))
+
+
+def drop_after(checkpoints: Path, step: int) -> None:
+    """Delete checkpoints of later steps, which a run that goes on from this one will make again; on one rank."""
+    for later in list_steps(checkpoints):
+        if later > step:
+            shutil.rmtree(step_folder(checkpoints, later))
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:

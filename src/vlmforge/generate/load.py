@@ -166,7 +166,9 @@ def _load_folder(folder: Path, dtype: torch.dtype, trust: bool) -> tuple[PreTrai
     # Its progress bar counts tensors, line by line in a log.
     transformers_logging.disable_progress_bar()
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, trust_remote_code=trust)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            base, dtype=dtype, trust_remote_code=trust, use_safetensors=True
+        )
         if is_adapter:
             model = load_peft_model(model, folder)
             cast_model(model, dtype)

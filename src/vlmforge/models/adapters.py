@@ -114,5 +114,13 @@ def load_peft_model(model: PreTrainedModel, folder: Path) -> PeftModel:
 
     Raises:
         ValueError: as peft does, when the adapter does not fit.
+        CheckpointError: its weights are in a file that would have to be unpickled.
     """
+    if not (folder / "adapter_model.safetensors").is_file():
+        problem = Problem(
+            f"{folder} has no adapter_model.safetensors, and other files are not opened: they can hold code",
+            str(folder),
+            "save the adapter as safetensors (peft's save_pretrained does)",
+        )
+        raise CheckpointError(problem)
     return PeftModel.from_pretrained(model, str(folder))

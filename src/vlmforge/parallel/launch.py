@@ -139,6 +139,6 @@ def _killed(rank: int, signal_name: str) -> Problem:
     return Problem(
         f"rank {rank} was ended by {signal_name}",
         f"process of rank {rank} on this machine",
-        "if the system ran out of memory (`dmesg | grep -i oom`), lower stage.micro_batch_size or stage.seq_len, or set "
-        "parallelism.recompute=full; the same command goes on from the last checkpoint",
+        "if the system ran out of memory (`dmesg | grep -i oom`), lower stage.micro_batch_size or stage.seq_len, or "
+        "set parallelism.recompute=full; the same command goes on from the last checkpoint",
     )

@@ -21,7 +21,9 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
         for parameters, decay in ((decays, config.weight_decay), (rest, 0.0))
         if parameters
     ]
-    return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    optimizer = AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    reset_state(optimizer, num_updates=0)
+    return optimizer
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
@@ -30,10 +32,11 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def ensure_state(optimizer: Optimizer, num_updates: int) -> None:
+def reset_state(optimizer: Optimizer, num_updates: int) -> None:
     """Give every parameter the state of an optimizer that has made `num_updates`, moments still zero.
 
-    AdamW makes its state in the first update; a resumed run needs the tensors before, to load into them.
+    AdamW makes its state in the first update. Here it exists from the start: a run can be saved before its first
+    step, a resumed one has tensors to load into, and memory that is not there is missed at once.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"]:

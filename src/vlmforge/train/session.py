@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmforge.checkpoint.store import SafetensorsReader
+from vlmforge.checkpoint.store import SafetensorsReader, drop_after
 from vlmforge.config.derived import BatchSizes
 from vlmforge.config.encode import encode_absolute, to_yaml
 from vlmforge.config.schema import Config
@@ -155,6 +155,8 @@ def _write_run_folder(session: Session) -> None:
             parent_checkpoint=str(run.resume_from) if run.resume_from else starting_folder(config),
         )
         write_json(run.manifest, manifest | {"recipe": resolved, "completed_steps": None})
+        if run.resume_from is not None and run.resume_from.parent.resolve() == run.checkpoints.resolve():
+            drop_after(run.checkpoints, session.state.step)
     barrier()
     if config.stage.adapter is not None and base_folder(session) == str(run.path.absolute() / "base_model"):
         model = session.state.root.model

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from vlmforge.checkpoint.store import SafetensorsReader, read_state, save_step
 from vlmforge.models.head import LossModel
-from vlmforge.train.optimizer import ensure_state, optimizer_tensors
+from vlmforge.train.optimizer import optimizer_tensors, reset_state
 
 
 @dataclass
@@ -59,5 +59,5 @@ class TrainState:
         self.step = small["step"]
         self.data = small["data"]
         self.num_tokens_seen = small["num_tokens_seen"]
-        ensure_state(self.optimizer, self.step)
+        reset_state(self.optimizer, self.step)
         SafetensorsReader().read(folder, self.tensors())
