@@ -6,6 +6,7 @@ Nothing is imported for a verb but its own module, and that only once the words 
 from __future__ import annotations
 
 import os
+import select
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,9 @@ from vlmforge.errors import (
     nearest,
     one_of,
 )
+
+# As the shell names a program that SIGPIPE ended: the reader of standard output left before all was written.
+EXIT_BROKEN_PIPE = 141
 
 
 @dataclass(frozen=True)
@@ -131,15 +135,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     try:
-        return _run([word for word in words if word != "--debug"], debug)
+        code = _run([word for word in words if word != "--debug"], debug)
     except VlmforgeError as error:
         _print_error(error.report(), with_traceback=debug)
-        return error.exit_code
+        code = error.exit_code
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        if _has_reader():
+            traceback.print_exc()
+            return EXIT_BUG
+        code = EXIT_BROKEN_PIPE
     except Exception:
         traceback.print_exc()
         return EXIT_BUG
+    return code if _flush_output() else code or EXIT_BROKEN_PIPE
+
+
+def _has_reader() -> bool:
+    """Whether standard output still goes somewhere: no, once `head` or a pager has seen enough."""
+    poll = select.poll()
+    # No event is asked for: that the other end is closed is always told.
+    poll.register(sys.stdout, 0)
+    return not poll.poll(0)
+
+
+def _flush_output() -> bool:
+    """Write out what is printed; False where nobody reads it, and then what is left is dropped without a word."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would complain of the rest when it closes the file.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def _print_error(report: str, *, with_traceback: bool) -> None:

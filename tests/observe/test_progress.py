@@ -153,3 +153,13 @@ def test_other_ranks_print_nothing(plain, terminal):
 )
 def test_durations_are_short(seconds, text):
     assert format_duration(seconds) == text
+
+
+def test_a_run_goes_on_when_nobody_reads_its_lines_any_more():
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    with Progress(10, console=Console(file=Closed(), width=40)) as progress:
+        progress.update({**STEP, "step": 1})
+        progress.update({**STEP, "step": 2})

@@ -114,7 +114,11 @@ class Progress:
             self._bar.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
         else:
             # Not through rich, which would break long lines where there is no terminal.
-            print(text, file=self._console.file, flush=True)
+            try:
+                print(text, file=self._console.file, flush=True)
+            except BrokenPipeError:
+                # Nobody reads any more (`vlmforge train ... | head`); the run goes on, and its files tell the rest.
+                self._is_enabled = False
 
     @contextmanager
     def status(self, text: str) -> Iterator[None]:
