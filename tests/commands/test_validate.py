@@ -100,6 +100,16 @@ BAD_OVERRIDES = [
     ("stage.schedule.warmup_steps=3", "warm-up has one length", "~stage.schedule.warmup_ratio"),
     ("~stage.schedule.warmup_ratio stage.schedule.warmup_steps=10", "must end before", "warmup_ratio=0.1"),
     ("stage.schedule.name=constant stage.schedule.decay_steps=5", "has no effect", "~stage.schedule.decay_steps"),
+    ("stage.optimizer.betas=[0.9,1.0]", "must both be below 1", "stage.optimizer.betas="),
+    ("stage.adapter.target_modules=3", "must be all-linear or a list of texts", "stage.adapter.target_modules"),
+    ("data.train.0.format=text", "plain text has no assistant turns", "stage.labels=all"),
+    ("data.train.0.path=", "data.train.0.path is not set", "data.train.0.path=data/train.jsonl"),
+    ("model.tokenizer=no/such/folder", "there is no such folder, and it is no hub id", "builtin:bytes"),
+    ("model.pretrained=my_model", "there is no such folder, and it is no hub id", "existing folder"),
+    ("model.config.attention_dropout=0.1", "not available with model.attention = varlen", "model.attention=sdpa"),
+    ("model.family=glob(*)", "a value is a number, text, a list", "'model.family=\"glob(*)\"'"),
+    ("model.config={null:1}", "a mapping whose names are text", "model.config="),
+    ("~scale", "the scale is chosen as a group", "scale=full"),
     ("stage.generation.top_p=0.5", "has no effect with temperature = 0", "stage.generation.temperature=1.0"),
     ("stage.packing_window=5", "has no effect with stage.packing = none", "stage.packing=best_fit"),
     ("run.stop_after_steps=11", "must be at most stage.max_steps = 10", "run.stop_after_steps=10"),
@@ -136,6 +146,18 @@ BAD_FILES = [
     ("unknown key", "stage:\n  max_step: 3", "there is no such key", 10),
     ("code", "stage:\n  max_steps: 3\nmodel:\n  _target_: os.system", "no value can name code", 12),
     ("trust", "stage:\n  max_steps: 3\nmodel:\n  trust_remote_code: true", "only from the command line", 12),
+    (
+        "trust by reference",
+        "stage:\n  max_steps: 3\nmodel:\n  trust_remote_code: ${model.config.tie_word_embeddings}",
+        "only from the",
+        12,
+    ),
+    (
+        "trust by section",
+        "stage:\n  max_steps: 3\nmodel: \"${oc.decode:'{trust_remote_code: true}'}\"",
+        "only from the",
+        11,
+    ),
     ("hydra", "stage:\n  max_steps: 3\nhydra:\n  run: {dir: x}", "hydra is not a key", 11),
     ("mesh twice", "stage:\n  max_steps: 3\nparallelism:\n  dp_shard: 2", "in its parallelism file", 12),
     ("key twice", "stage:\n  max_steps: 3\n  max_steps: 4", "written twice", 11),
@@ -178,6 +200,31 @@ def test_a_broken_file_does_not_hide_the_mistakes_of_the_command_line(
     assert code == 2
     assert "is not valid YAML" in report
     assert "stage.sq_len" in report
+
+
+@pytest.mark.parametrize("content", [b"# caf\xe9\nstage: {}\n", b"stage: {}\n\x07"])
+def test_a_file_that_is_no_text_is_told_so(content: bytes, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe.write_bytes(content)
+    code, report = run(capsys, "validate", f"recipe={recipe.name}")
+    assert code == 2
+    assert "is not YAML in UTF-8" in report
+
+
+def test_a_group_file_whose_shape_is_no_mapping_is_told_so(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("model").mkdir()
+    Path("model/mine.yaml").write_text("config: 5\n")
+    code, report = run(capsys, "validate", f"recipe={recipe.name}", "model=mine")
+    assert code == 2
+    assert "model.config = 5 must be a mapping" in report
+
+
+def test_a_tracker_that_is_not_installed_is_told_before_anything_is_loaded(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlmforge.config.rules.run.find_spec", lambda package: None)
+    code, report = run(capsys, "validate", f"recipe={recipe.name}", "logging.trackers=[wandb]")
+    assert code == 2
+    assert "pip install 'vlmforge[wandb]'" in blocks(report)[0]["fix"]
 
 
 def test_an_unknown_recipe_names_the_nearest(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from vlmforge.config.derived import BatchSizes, count_gpus, derive_batch, derive
 from vlmforge.config.facts import Facts
 from vlmforge.config.origins import Origins
 from vlmforge.config.recipes import installed_folder
+from vlmforge.config.rules.stage import check_sampling
 from vlmforge.config.schema import Config
 from vlmforge.data.formats import FORMATS
 from vlmforge.errors import ConfigError, DataError, Problem
@@ -89,7 +90,7 @@ def load_config(request: Request, *, with_data: bool = True, environ: Mapping[st
 
 
 def load_settings(request: Request, recipe: str | None = None) -> Config:
-    """Compose and decode a recipe whose model is elsewhere: keys, types and ranges are checked, nothing else.
+    """Compose and decode a recipe whose model is elsewhere: keys, types, ranges and sampling are checked, nothing else.
 
     Args:
         request: its overrides are read.
@@ -101,7 +102,12 @@ def load_settings(request: Request, recipe: str | None = None) -> Config:
     recipe = recipe or str(installed_folder("configs") / "generate.yaml")
     composed = compose(recipe, request.overrides, FAMILIES)
     decoded = decode(composed.values, composed.origins)
-    problems = [*composed.problems, *decoded.problems]
+    facts = Facts(FAMILIES, FORMATS, TASKS, None, 0, composed.stated_shape)
+    problems = [
+        *composed.problems,
+        *decoded.problems,
+        *check(decoded.config, composed.origins, facts, decoded.bad, rules=(check_sampling,)),
+    ]
     if problems:
         raise ConfigError(problems)
     return decoded.config

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from vlmforge.config.facts import Facts
 from vlmforge.config.origins import Origins
+from vlmforge.config.overrides import COMMAND_LINE
 from vlmforge.config.rules import data, mesh, model, run, stage
 from vlmforge.config.rules.finding import Finding, Rule, Subject
 from vlmforge.config.schema import Config
@@ -14,7 +15,9 @@ from vlmforge.errors import Problem
 RULES: tuple[Rule, ...] = (*model.RULES, *mesh.RULES, *data.RULES, *stage.RULES, *run.RULES)
 
 
-def check(config: Config, origins: Origins, facts: Facts, unknown: Collection[str] = ()) -> list[Problem]:
+def check(
+    config: Config, origins: Origins, facts: Facts, unknown: Collection[str] = (), rules: Sequence[Rule] = RULES
+) -> list[Problem]:
     """Every broken rule of a decoded config.
 
     Args:
@@ -22,9 +25,10 @@ def check(config: Config, origins: Origins, facts: Facts, unknown: Collection[st
         origins: who said what.
         facts: what the rules must be told.
         unknown: paths of values or sections that could not be read; no rule that rests on one is reported.
+        rules: which; all by default.
     """
     subject = Subject(config, origins, facts)
-    findings = [finding for rule in RULES for finding in rule(subject)]
+    findings = [finding for rule in rules for finding in rule(subject)]
     return [_problem(finding, origins) for finding in findings if not _rests_on(finding, unknown)]
 
 
@@ -36,5 +40,5 @@ def _rests_on(finding: Finding, unknown: Collection[str]) -> bool:
 def _problem(finding: Finding, origins: Origins) -> Problem:
     """Blames a key that somebody set, on the command line if one was: that is what was changed last."""
     said = [path for path in finding.paths if path in origins]
-    said.sort(key=lambda path: not origins[path].startswith("command line"))
+    said.sort(key=lambda path: not origins[path].startswith(COMMAND_LINE))
     return Problem(finding.what, origins.where(said[0] if said else finding.paths[0]), finding.fix)

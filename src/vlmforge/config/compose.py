@@ -10,11 +10,11 @@ This is the only file that imports hydra or omegaconf. Hydra configures no loggi
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -28,8 +28,20 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vlmforge.config.facts import FamilyFacts
+from vlmforge.config.layers import (
+    Layer,
+    check_body,
+    check_choices,
+    check_defaults,
+    find_lost,
+    find_origins,
+    has_option,
+    is_tiny,
+    leave_out,
+    named_groups,
+)
 from vlmforge.config.origins import Origins
-from vlmforge.config.overrides import Choice, Setting, apply_settings, command_line, quoted
+from vlmforge.config.overrides import COMMAND_LINE, Choice, Setting, apply_settings, command_line, quoted
 from vlmforge.config.plain import is_list, is_section
 from vlmforge.config.pretrained import Stated, drop_stated_shape
 from vlmforge.config.recipes import (
@@ -37,13 +49,12 @@ from vlmforge.config.recipes import (
     display_path,
     find_group_file,
     group_folders,
-    group_options,
     locate_recipe,
 )
-from vlmforge.config.scale import TINY_MESH, apply_tiny
+from vlmforge.config.scale import apply_tiny, sets_mesh
 from vlmforge.config.schema import GROUPS, SECTIONS
-from vlmforge.config.yaml_lines import Entry, YamlFile, read_yaml
-from vlmforge.errors import ConfigError, Problem, nearest
+from vlmforge.config.yaml_lines import YamlFile, read_yaml
+from vlmforge.errors import ConfigError, Problem
 
 # The name under which Hydra sees the recipe; a user's own file beside it cannot have it by accident.
 PRIMARY = "_vlmforge_recipe_"
@@ -70,15 +81,6 @@ class Composed:
     missing: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One file in merge order; `package` is the section it is merged into, "" for the top."""
-
-    file: YamlFile
-    package: str
-    is_group: bool
-
-
 def compose(recipe: str, overrides: Sequence[str], families: Mapping[str, FamilyFacts]) -> Composed:
     """Compose a recipe.
 
@@ -96,8 +98,8 @@ def compose(recipe: str, overrides: Sequence[str], families: Mapping[str, Family
     """
     found = locate_recipe(recipe)
     choices, settings, problems = parse_overrides(overrides)
-    problems += list(_check_choices(found, choices))
-    choices = [choice for choice in choices if _exists(found, choice)]
+    problems += list(check_choices(found, choices))
+    choices = [choice for choice in choices if has_option(found, choice)]
     try:
         return _compose_files(found, choices, settings, problems, families)
     except ConfigError as error:
@@ -117,10 +119,10 @@ def _compose_files(
     """Compose a recipe that exists; what is wrong with a file as a whole is raised."""
     primary = read_yaml(found.path)
     problems = list(earlier)
-    unusable = [*primary.faults, *_check_defaults(primary)]
+    unusable = [*primary.faults, *check_defaults(primary)]
     if unusable:
         raise ConfigError([*unusable, *primary.refused.values()])
-    lost = _find_lost(found, primary)
+    lost = find_lost(found, primary)
     problems += lost.values()
     missing = frozenset(lost) - {choice.group for choice in choices}
     layers, values = _merge_files(found, primary, choices, missing)
@@ -129,21 +131,19 @@ def _compose_files(
         raise ConfigError(faults)
     for layer in layers:
         problems += layer.file.refused.values()
-        _leave_out(layer, values)
+        leave_out(layer, values)
 
-    origins = _find_origins(primary, layers)
+    origins = find_origins(primary, layers)
     stated = _find_stated(layers)
-    problems += _check_body(layers, choices, primary)
+    problems += check_body(layers, choices, primary)
     drop_stated_shape(values, origins, stated)
-    if _is_tiny(layers):
-        apply_tiny(values, origins, families, keep_mesh=_sets_mesh(choices, settings))
+    if is_tiny(layers):
+        apply_tiny(values, origins, families, keep_mesh=sets_mesh(choices, settings))
     problems += apply_settings(settings, values, origins)
     drop_stated_shape(values, origins, stated)
     values, unresolved = _resolve(values, origins)
-    return Composed(found, values, origins, stated.shape_of(origins), (*problems, *unresolved), missing)
-
-
-# Overrides -----------------------------------------------------------------------------------------------------
+    problems += [*unresolved, *_distrust_files(values, origins)]
+    return Composed(found, values, origins, stated.shape_of(origins), tuple(problems), missing)
 
 
 def parse_overrides(overrides: Sequence[str]) -> tuple[list[Choice], list[Setting], list[Problem]]:
@@ -198,8 +198,9 @@ def _unsupported(parsed: Override, text: str) -> Problem | None:
         )
     if key.split(".")[0] == "hydra":
         return Problem(what="hydra is not a key", where=command_line(text), fix="remove it")
-    if key == "scale.name":
-        return Problem(what=f"{text}: the scale is chosen as a group", where=command_line(text), fix=f"scale={value}")
+    if key == "scale.name" or (key == "scale" and not isinstance(value, str)):
+        fix = f"scale={value if isinstance(value, str) and value else 'full'}"
+        return Problem(what=f"{text}: the scale is chosen as a group", where=command_line(text), fix=fix)
     if isinstance(value, Sweep):
         written = text.partition("=")[2]
         return Problem(
@@ -207,7 +208,24 @@ def _unsupported(parsed: Override, text: str) -> Problem | None:
             where=command_line(text),
             fix=f"a list is  '{key}=[{written}]' ; text with commas is  {quoted(key, written)}",
         )
+    if not _is_plain(value):
+        written = text.partition("=")[2]
+        return Problem(
+            what=f"{key} = {written}: a value is a number, text, a list, or a mapping whose names are text",
+            where=command_line(text),
+            fix=f"text is  {quoted(key, written)}",
+        )
     return None
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is one that YAML could have said; Hydra's grammar has more, such as `glob(*)`."""
+    if is_section(value):
+        names = cast("dict[object, Any]", value)
+        return all(isinstance(name, str) for name in names) and all(map(_is_plain, value.values()))
+    if is_list(value):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _grammar_problem(parser: OverridesParser, text: str) -> Problem:
@@ -224,69 +242,11 @@ def _grammar_problem(parser: OverridesParser, text: str) -> Problem:
     )
 
 
-def _sets_mesh(choices: list[Choice], settings: list[Setting]) -> bool:
-    """Whether the command line chooses a mesh: a group file, the whole section, or one of its axes."""
-    axes = {"parallelism", *(f"parallelism.{axis}" for axis in TINY_MESH)}
-    return any(choice.group == "parallelism" for choice in choices) or any(setting.path in axes for setting in settings)
-
-
-# Files ---------------------------------------------------------------------------------------------------------
-
-
-def _named_groups(primary: YamlFile) -> dict[str, tuple[Entry, str]]:
-    """Group to its entry and option in the recipe's own defaults list."""
-    named: dict[str, tuple[Entry, str]] = {}
-    for entry in primary.under("defaults"):
-        if len(entry.path) == 3 and entry.text is not None:
-            group = entry.path[2].removeprefix("optional ").removeprefix("override ").strip().lstrip("/")
-            named[group] = (entry, entry.text)
-    return named
-
-
-def _check_defaults(primary: YamlFile) -> Iterator[Problem]:
-    """Every group of the defaults list must be one of ours."""
-    for group, (entry, _) in _named_groups(primary).items():
-        if group not in GROUPS:
-            near = nearest(group, GROUPS) or list(GROUPS)
-            where = primary.where(entry.line)
-            yield Problem(what=f"defaults: {group} is not a group", where=where, fix=f"use {', '.join(near)}")
-
-
-def _find_lost(recipe: RecipeFile, primary: YamlFile) -> dict[str, Problem]:
-    """Groups of the defaults list whose option does not exist."""
-    return {
-        group: _no_such_option(recipe, group, option, primary.where(entry.line), prefix=f"/{group}: ")
-        for group, (entry, option) in _named_groups(primary).items()
-        if option not in ("", "null", "~") and find_group_file(recipe, f"{group}/{option}") is None
-    }
-
-
-def _check_choices(recipe: RecipeFile, choices: list[Choice]) -> Iterator[Problem]:
-    for choice in choices:
-        if not _exists(recipe, choice):
-            where = command_line(choice.text)
-            yield _no_such_option(recipe, choice.group, choice.option, where, prefix=f"{choice.group}=")
-
-
-def _exists(recipe: RecipeFile, choice: Choice) -> bool:
-    return find_group_file(recipe, f"{choice.group}/{choice.option}") is not None
-
-
-def _no_such_option(recipe: RecipeFile, group: str, option: str, where: str, prefix: str) -> Problem:
-    options = group_options(recipe, group)
-    best = (nearest(option, options) or options)[:1]
-    return Problem(
-        what=f"{group} = {option}: there is no such file in the group; it has {', '.join(options)}",
-        where=where,
-        fix=f"{prefix}{best[0]}" if best else f"remove {group}",
-    )
-
-
 def _merge_files(
     recipe: RecipeFile, primary: YamlFile, choices: list[Choice], missing: frozenset[str]
 ) -> tuple[list[Layer], dict[str, Any]]:
     """Let Hydra merge the files; returns them in merge order, and the result."""
-    named = _named_groups(primary)
+    named = named_groups(primary)
     given = [f"{'' if choice.group in named else '+'}{choice.group}={choice.option}" for choice in choices]
     given += [f"~{group}" for group in missing]
     searched = ", ".join(_quoted_url(folder) for folder in group_folders(recipe))
@@ -307,17 +267,6 @@ def _merge_files(
         ) from error
     values: Any = OmegaConf.to_container(composed, resolve=False)
     return layers, values
-
-
-def _leave_out(layer: Layer, values: dict[str, Any]) -> None:
-    """Remove what is refused in a file, so that nothing complains of it a second time."""
-    for path in layer.file.refused:
-        *sections, last = (*(layer.package.split(".") if layer.package else ()), *path)
-        holder: Any = values
-        for section in sections:
-            holder = holder.get(section) if is_section(holder) else None
-        if is_section(holder):
-            holder.pop(last, None)
 
 
 def _quoted_url(folder: Path) -> str:
@@ -353,21 +302,6 @@ def _layer(item: Any, recipe: RecipeFile, primary: YamlFile) -> Layer | None:
     return Layer(read_yaml(path), item.package or "", is_group=True) if path is not None else None
 
 
-def _find_origins(primary: YamlFile, layers: list[Layer]) -> Origins:
-    """Origins of all files in merge order: later ones win, lists are replaced whole."""
-    origins = Origins(fallback=primary.where())
-    for layer in layers:
-        prefix = layer.package.split(".") if layer.package else []
-        for entry in layer.file.entries:
-            if entry.path[0] == "defaults" and not (len(entry.path) > 1 and layer.package == "defaults"):
-                continue
-            path = ".".join((*prefix, *entry.path))
-            if not entry.is_mapping:
-                origins.forget(path)
-            origins[path] = layer.file.where(entry.line)
-    return origins
-
-
 def _find_stated(layers: list[Layer]) -> Stated:
     """What the model's group files say, before any recipe or override."""
     values: dict[str, Any] = {}
@@ -376,34 +310,10 @@ def _find_stated(layers: list[Layer]) -> Stated:
         if layer.package != "model":
             continue
         content: Any = OmegaConf.to_container(OmegaConf.load(layer.file.path), resolve=False)
-        values.update(content.get("config") or {})
+        shape = content.get("config")
+        values.update(shape if is_section(shape) else {})
         origins.update({".".join(("model", *entry.path)): layer.file.where(entry.line) for entry in layer.file.entries})
     return Stated(values, origins)
-
-
-def _is_tiny(layers: list[Layer]) -> bool:
-    return any(layer.package == "scale" and layer.file.path.stem == "tiny" for layer in layers)
-
-
-def _check_body(layers: list[Layer], choices: list[Choice], primary: YamlFile) -> Iterator[Problem]:
-    """A recipe's body sets no key of `parallelism` that its group file sets: one of the two would be a lie."""
-    named = _named_groups(primary)
-    if "parallelism" not in named and any(choice.group == "parallelism" for choice in choices):
-        return
-    from_group = {
-        entry.path[0]: layer.file.where(entry.line)
-        for layer in layers
-        if layer.package == "parallelism"
-        for entry in layer.file.entries
-    }
-    for entry in primary.under("parallelism"):
-        name = entry.path[1]
-        if name in from_group and len(entry.path) == 2:
-            yield Problem(
-                what=f"parallelism.{name} = {entry.text} is set in the recipe's body and in its parallelism file",
-                where=f"{primary.where(entry.line)} and {from_group[name]}",
-                fix=f"choose another parallelism file, or give  parallelism.{name}={entry.text}  in the command",
-            )
 
 
 def _resolve(values: dict[str, Any], origins: Origins) -> tuple[dict[str, Any], list[Problem]]:
@@ -432,3 +342,21 @@ def _resolve(values: dict[str, Any], origins: Origins) -> tuple[dict[str, Any], 
         return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
 
     return resolve(values, ""), problems
+
+
+def _distrust_files(values: dict[str, Any], origins: Origins) -> list[Problem]:
+    """Take `model.trust_remote_code` back where a file said it, in whatever words: a reference can be true as well."""
+    model, path = values.get("model"), "model.trust_remote_code"
+    if not is_section(model) or model.get("trust_remote_code") is not True:
+        return []
+    where = origins.where(path)
+    if where.startswith(COMMAND_LINE):
+        return []
+    del model["trust_remote_code"]
+    return [
+        Problem(
+            what=f"{path} = true counts only from the command line",
+            where=where,
+            fix=f"remove it there and, if you trust that code, give  {path}=true  in the command",
+        )
+    ]

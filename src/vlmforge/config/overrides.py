@@ -10,6 +10,8 @@ from vlmforge.config.origins import Origins
 from vlmforge.config.plain import is_list, is_section
 from vlmforge.errors import Problem
 
+COMMAND_LINE = "command line: "
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -32,7 +34,7 @@ class Setting:
 
 def command_line(text: str) -> str:
     """The origin of everything that an override says."""
-    return f"command line: {text}"
+    return f"{COMMAND_LINE}{text}"
 
 
 def quoted(path: str, value: str) -> str:

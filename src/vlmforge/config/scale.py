@@ -6,11 +6,12 @@ sizes. It is applied after the recipe and before the command line's values, so t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlmforge.config.facts import FamilyFacts
 from vlmforge.config.origins import Origins
+from vlmforge.config.overrides import Choice, Setting
 from vlmforge.config.plain import is_list, is_section, is_whole_number
 from vlmforge.config.pretrained import SCALE_ORIGIN, is_folder, read_shape
 
@@ -34,6 +35,12 @@ TINY_STAGE: Mapping[str, Any] = {
 TINY_PACKING_WINDOW = 32
 TINY_EVALUATE: Mapping[str, Any] = {"limit": 2, "every_steps": None}
 WARMUPS = ("warmup_steps", "warmup_samples", "warmup_ratio")
+
+
+def sets_mesh(choices: Sequence[Choice], settings: Sequence[Setting]) -> bool:
+    """Whether the command line chooses a mesh: a group file, the whole section, or one of its axes."""
+    axes = {"parallelism", *(f"parallelism.{axis}" for axis in TINY_MESH)}
+    return any(choice.group == "parallelism" for choice in choices) or any(setting.path in axes for setting in settings)
 
 
 def apply_tiny(

@@ -177,7 +177,7 @@ class AdapterConfig:
     rank: int = key(16, "Rank of the two low-rank matrices.", minimum=1)
     alpha: float = key(32.0, "Scale: the update is multiplied by alpha / rank.", above=0)
     dropout: float = key(0.0, "Dropout on the adapter's input.", minimum=0, maximum=1)
-    target_modules: str | tuple[str, ...] = key(
+    target_modules: Literal["all-linear"] | tuple[str, ...] = key(
         "all-linear", "Names of linear modules that get an adapter; `all-linear`: all but the output head."
     )
     path: str | None = key(None, "PEFT folder to start from; null: a new adapter.", example="runs/my-lora/export")

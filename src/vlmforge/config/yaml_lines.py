@@ -68,8 +68,11 @@ def read_yaml(path: Path) -> YamlFile:
     Raises:
         ConfigError: it is no YAML mapping.
     """
-    text = path.read_text(encoding="utf-8")
-    loader = yaml.SafeLoader(text)
+    try:
+        text = path.read_text(encoding="utf-8")
+        loader = yaml.SafeLoader(text)
+    except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
+        raise ConfigError(_unreadable(path, error)) from error
     problems = list(_header_problems(path, text))
     try:
         root = loader.get_single_node()
@@ -88,6 +91,14 @@ def read_yaml(path: Path) -> YamlFile:
         )
     refused = {entry.path: problem for entry in entries for problem in _entry_problems(path, entry)}
     return YamlFile(path, entries, tuple(problems), refused)
+
+
+def _unreadable(path: Path, error: UnicodeDecodeError | yaml.reader.ReaderError) -> Problem:
+    return Problem(
+        what=f"{display_path(path)} is not YAML in UTF-8: {error.reason}",
+        where=f"{display_path(path)}:1",
+        fix="save the file as UTF-8, without control characters",
+    )
 
 
 def _syntax_problem(path: Path, error: yaml.MarkedYAMLError) -> Problem:
@@ -176,10 +187,4 @@ def _entry_problems(path: Path, entry: Entry) -> Iterator[Problem]:
             what="hydra is not a key: a recipe does not configure Hydra",
             where=where,
             fix="remove the section",
-        )
-    if name == "trust_remote_code" and (entry.text or "").lower() in ("true", "yes", "on", "y"):
-        yield Problem(
-            what=f"{dotted} = true counts only from the command line",
-            where=where,
-            fix="remove the line and, if you trust that code, give  model.trust_remote_code=true  in the command",
         )

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from vlmforge.errors import ConfigError, Problem, nearest, one_of
-
 
 class Tracker(Protocol):
     """Receives the metrics of every step."""
@@ -97,39 +95,19 @@ def build_trackers(
     config_dict: Mapping[str, Any],
     *,
     resumed_step: int = 0,
-    where: str = "logging.trackers",
 ) -> list[Tracker]:
     """Build the trackers that are asked for.
 
     Args:
-        names: of `TRACKERS`; None: TensorBoard where it is installed, else none.
+        names: of `TRACKERS`, installed, which gate 1 has seen to; None: TensorBoard where it is installed, else none.
         run_dir: the run folder.
         run_name: the run's name.
         config_dict: the resolved recipe, as plain containers.
         resumed_step: last step of the run that is continued; 0: a new run.
-        where: origin of the key, for messages.
-
-    Raises:
-        ConfigError: a tracker is unknown or not installed.
     """
     if names is None:
         names = ["tensorboard"] if is_installed("tensorboard") else []
-    problems = [problem for name in names if (problem := find_problem(name, where))]
-    if problems:
-        raise ConfigError(problems)
     return [TRACKERS[name](run_dir, run_name, config_dict, resumed_step) for name in dict.fromkeys(names)]
-
-
-def find_problem(name: str, where: str) -> Problem | None:
-    """Why a tracker cannot be used, or None."""
-    if name not in TRACKERS:
-        near = nearest(name, TRACKERS) or sorted(TRACKERS)
-        what = f"logging.trackers = {name} is not a tracker: {one_of(sorted(TRACKERS))}"
-        return Problem(what, where, f"logging.trackers=[{near[0]}]")
-    if not is_installed(name):
-        what = f"logging.trackers = {name} needs the package {name}, which is not installed"
-        return Problem(what, where, f"pip install 'vlmforge[{name}]', or logging.trackers=[]")
-    return None
 
 
 def is_installed(package: str) -> bool:

@@ -33,7 +33,7 @@ def check_train(subject: Subject) -> Iterator[Finding]:
 def check_paths(subject: Subject) -> Iterator[Finding]:
     """Every source names its files; none starts a command."""
     for at, source in _sources(subject):
-        if not source.path:
+        if not all(source.path) or not source.path:
             yield Finding((f"{at}.path",), f"{at}.path is not set", f"{at}.path=data/train.jsonl")
         for path in source.path:
             if path.startswith("pipe:"):

@@ -28,7 +28,7 @@ SHAPE_FIELDS = frozenset(
         "tie_word_embeddings",
     }
 )
-HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 BUILTIN_TOKENIZERS = ("builtin:bytes",)
 BUILTIN_TEMPLATES = ("builtin:chatml",)
 
@@ -250,9 +250,28 @@ def check_tensor_parallel_heads(subject: Subject) -> Iterator[Finding]:
             )
 
 
+def check_attention(subject: Subject) -> Iterator[Finding]:
+    """Attention sample by sample drops nothing out."""
+    shape = _shape(subject)
+    dropout = shape.fields.get("attention_dropout") if shape is not None else None
+    if subject.config.model.attention == "varlen" and isinstance(dropout, int | float) and dropout > 0:
+        yield Finding(
+            ("model.config.attention_dropout", "model.attention"),
+            f"model.config.attention_dropout = {scalar_text(dropout)} is not available with model.attention = varlen",
+            "model.config.attention_dropout=0.0, or model.attention=sdpa",
+        )
+
+
 def check_tokenizer(subject: Subject) -> Iterator[Finding]:
-    """Built-in names are known, and a chat template is a file."""
+    """A tokenizer is built in, a folder or what looks like a hub id, and a chat template is a file."""
     model = subject.config.model
+    name = model.tokenizer
+    if name is not None and not name.startswith("builtin:") and not is_folder(name) and not HUB_ID.fullmatch(name):
+        yield Finding(
+            ("model.tokenizer",),
+            f"model.tokenizer = {scalar_text(name)}: there is no such folder, and it is no hub id",
+            f"give an existing folder, a hub id, or model.tokenizer={BUILTIN_TOKENIZERS[0]}",
+        )
     if model.tokenizer and model.tokenizer.startswith("builtin:") and model.tokenizer not in BUILTIN_TOKENIZERS:
         yield Finding(
             ("model.tokenizer",),
@@ -293,6 +312,7 @@ RULES: tuple[Rule, ...] = (
     check_shape_of_weights,
     check_heads,
     check_tensor_parallel_heads,
+    check_attention,
     check_tokenizer,
     check_template,
 )

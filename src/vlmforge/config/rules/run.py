@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from vlmforge.config.encode import scalar_text
@@ -35,7 +36,7 @@ def check_resume(subject: Subject) -> Iterator[Finding]:
 
 
 def check_trackers(subject: Subject) -> Iterator[Finding]:
-    """Trackers are ours."""
+    """Trackers are ours, and installed: a run should not learn that once its model is loaded."""
     for tracker in subject.config.logging.trackers or ():
         if tracker not in TRACKERS:
             near = nearest(tracker, TRACKERS) or list(TRACKERS)
@@ -43,6 +44,12 @@ def check_trackers(subject: Subject) -> Iterator[Finding]:
                 ("logging.trackers",),
                 f"logging.trackers: {scalar_text(tracker)} is not a tracker; there is {one_of(TRACKERS)}",
                 f"'logging.trackers=[{near[0]}]'",
+            )
+        elif find_spec(tracker) is None:
+            yield Finding(
+                ("logging.trackers",),
+                f"logging.trackers: {tracker} needs the package {tracker}, which is not installed",
+                f"pip install 'vlmforge[{tracker}]', or  'logging.trackers=[]'",
             )
 
 

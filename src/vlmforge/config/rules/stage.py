@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vlmforge.config.encode import scalar_text
+from vlmforge.config.overrides import COMMAND_LINE
 from vlmforge.config.pretrained import derive_shape
 from vlmforge.config.rules.finding import Finding, Rule, Subject
 from vlmforge.errors import nearest, one_of
@@ -107,7 +108,7 @@ def check_warmup(subject: Subject) -> Iterator[Finding]:
     given = [name for name in names if getattr(schedule, name) is not None]
     if len(given) > 1:
         # What the command line says is meant; what it was meant to replace is to go.
-        given.sort(key=lambda name: not subject.origins.where(f"stage.schedule.{name}").startswith("command line"))
+        given.sort(key=lambda name: not subject.origins.where(f"stage.schedule.{name}").startswith(COMMAND_LINE))
         kept, *others = (f"stage.schedule.{name}" for name in given)
         yield Finding(
             (kept, *others),
@@ -176,6 +177,17 @@ def check_sampling(subject: Subject) -> Iterator[Finding]:
             )
 
 
+def check_betas(subject: Subject) -> Iterator[Finding]:
+    """A moment that never forgets is none."""
+    betas = subject.config.stage.optimizer.betas
+    if max(betas) >= 1:
+        yield Finding(
+            ("stage.optimizer.betas",),
+            f"stage.optimizer.betas = {scalar_text(betas)} must both be below 1",
+            "'stage.optimizer.betas=[0.9, 0.95]'",
+        )
+
+
 def check_packing(subject: Subject) -> Iterator[Finding]:
     """A packing window needs packing."""
     stage = subject.config.stage
@@ -194,6 +206,7 @@ RULES: tuple[Rule, ...] = (
     check_trainable,
     check_warmup,
     check_decay,
+    check_betas,
     check_sampling,
     check_packing,
 )
