@@ -156,3 +156,10 @@ def test_tasks_get_the_first_samples_in_file_order(make_config):
     assert [sample.sample_id for sample in validation_samples(made, 3)] == ["dates#0", "dates#1", "dates#2"]
     assert len(validation_samples(made, None)) == 71
     assert len(validation_samples(made, 60)) == 60
+
+
+@PACKINGS
+def test_an_epoch_without_a_single_row_ends_the_training(make_config, chatml, packing):
+    config = config_of(make_config, packing, seq_len=8, data={"on_too_long": "drop"}, max_epochs=None, max_steps=99)
+    with pytest.raises(DataError, match="no sample of data"):
+        list(run_steps(config, chatml))

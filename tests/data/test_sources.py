@@ -116,3 +116,14 @@ def test_built_in_rows_lie_where_the_columns_say(name):
     plain = open_source(SourceConfig(path=(f"builtin:{name}",), format="prompt_response"), "b")
     nested = open_source(SourceConfig(path=(f"builtin:{name}",), format="prompt_response", columns=columns), "b")
     assert plain.sample(5).prompt == nested.sample(5).prompt
+
+
+def test_a_damaged_parquet_file_is_an_error_of_the_data(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist([{"text": f"line {k}"} for k in range(100)]), path, compression="none")
+    content = bytearray(path.read_bytes())
+    content[4:200] = bytes(196)
+    path.write_bytes(bytes(content))
+    rows = ParquetRows(str(path))
+    with pytest.raises(DataError, match="is no Parquet file, or is damaged"):
+        rows[0]

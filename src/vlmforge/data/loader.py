@@ -12,7 +12,7 @@ workers can go on from.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from vlmforge.data.deal import deal_rows
 from vlmforge.data.ledger import Ledger
 from vlmforge.data.sample import Row, Sample
 from vlmforge.data.sources import open_sources
-from vlmforge.data.window import WindowMaker, build_train_windows, build_validation_windows
+from vlmforge.data.window import Window, WindowMaker, build_train_windows, build_validation_windows
 from vlmforge.data.workers import iterate_windows
 from vlmforge.errors import DataError, Problem
 
@@ -95,10 +95,19 @@ class TrainLoader:
         """Where the step after the last one yielded starts."""
         return dict(self._state)
 
+    def _make_windows(self, first: int) -> Iterator[Window]:
+        """Windows in order; a whole epoch of holes ends the training, which would go on for ever without a row."""
+        num_holes = 0
+        for window in iterate_windows(self._windows, first, self._num_workers):
+            num_holes = 0 if window.rows else num_holes + len(window.holes)
+            if num_holes >= self.samples_per_epoch:
+                raise _nothing_left()
+            yield window
+
     def _one_window_a_step(self) -> Iterator[tuple[list[Row], Ledger, dict[str, int]]]:
         """Unpacked: a window is a step, with its holes."""
         first = self._state["window"]
-        for number, window in enumerate(iterate_windows(self._windows, first, self._num_workers), first):
+        for number, window in enumerate(self._make_windows(first), first):
             ledger = Ledger()
             window.count_holes(ledger)
             yield list(window.rows), ledger, {"window": number + 1, "rows_used": 0}
@@ -111,7 +120,7 @@ class TrainLoader:
         first, rows_used = self._state["window"], self._state["rows_used"]
         rows: list[Row] = []
         ledger = Ledger()
-        for number, window in enumerate(iterate_windows(self._windows, first, self._num_workers), first):
+        for number, window in enumerate(self._make_windows(first), first):
             if rows_used == 0:
                 window.count_holes(ledger)
             for used, row in enumerate(window.rows[rows_used:], rows_used + 1):
@@ -166,11 +175,7 @@ def build_train_loader(
     return TrainLoader(windows, config, data_rank, num_data_ranks, grad_accum_steps, state)
 
 
-def num_steps(
-    config: Config,
-    tokenizer: PreTrainedTokenizerBase,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> int:
+def num_steps(config: Config, tokenizer: PreTrainedTokenizerBase) -> int:
     """Optimizer steps of the whole training: the smaller of `max_steps` and what `max_epochs` comes to.
 
     With packing and `max_epochs` all samples are rendered once, because only that tells how many rows they
@@ -179,7 +184,6 @@ def num_steps(
     Args:
         config: the recipe.
         tokenizer: a fast tokenizer.
-        on_progress: called with (windows done, windows in all) while rows are counted.
 
     Raises:
         DataError: a sample is bad, or every sample is left out.
@@ -193,25 +197,22 @@ def num_steps(
     if config.stage.packing == "none":
         steps = math.ceil(windows.num_samples / config.stage.global_batch_size)
     else:
-        steps = _count_packed_steps(windows, config.stage.global_batch_size, max_steps, on_progress)
+        steps = _count_packed_steps(windows, config.stage.global_batch_size, max_steps)
     if steps == 0:
-        fix = "stage.seq_len=<more>, or look at the samples with  vlmforge preview"
-        raise DataError(Problem("no sample of data.train is left to train on", "data.train", fix))
+        raise _nothing_left()
     return steps if max_steps is None else min(steps, max_steps)
 
 
-def _count_packed_steps(
-    windows: WindowMaker,
-    rows_per_step: int,
-    max_steps: int | None,
-    on_progress: Callable[[int, int], None] | None,
-) -> int:
+def _nothing_left() -> DataError:
+    fix = "stage.seq_len=<more>, or data.on_too_long=error and data.on_bad_sample=error to see what is wrong"
+    return DataError(Problem("no sample of data.train is left to train on: every one is left out", "data.train", fix))
+
+
+def _count_packed_steps(windows: WindowMaker, rows_per_step: int, max_steps: int | None) -> int:
     """Steps that the packed rows of all windows fill; stops counting once `max_steps` are full."""
     num_rows = 0
-    for done, window in enumerate(windows.make_all(), 1):
+    for window in windows.make_all():
         num_rows += len(window.rows)
-        if on_progress is not None:
-            on_progress(done, windows.num_windows or done)
         if max_steps is not None and num_rows >= max_steps * rows_per_step:
             break
     return math.ceil(num_rows / rows_per_step)

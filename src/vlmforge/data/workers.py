@@ -26,8 +26,14 @@ def iterate_windows(windows: WindowMaker, first: int, num_workers: int) -> Itera
     if num_workers == 0:
         yield from map(windows.make, numbers)
         return
+    # Forked, whatever Python's default is: a worker shares the mapped files, which cannot be handed over otherwise.
     loader = DataLoader(
-        _WindowDataset(windows), sampler=numbers, batch_size=None, collate_fn=_keep, num_workers=num_workers
+        _WindowDataset(windows),
+        sampler=numbers,
+        batch_size=None,
+        collate_fn=_keep,
+        num_workers=num_workers,
+        multiprocessing_context="fork",
     )
     with _tokenizers_stay_quiet():
         made = iter(loader)

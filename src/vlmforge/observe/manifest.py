@@ -24,7 +24,7 @@ GIT_TIMEOUT_SECONDS = 10
 def build_manifest(
     *,
     mesh: Mapping[str, int],
-    data_fingerprints: Mapping[str, str],
+    data_fingerprints: Mapping[str, Any],
     chat_template_hash: str | None = None,
     parent_checkpoint: str | None = None,
     argv: Sequence[str] | None = None,
@@ -35,7 +35,7 @@ def build_manifest(
 
     Args:
         mesh: size of every mesh axis.
-        data_fingerprints: source name to a hash of its content.
+        data_fingerprints: for each blend its sources, with size and hash of their files.
         chat_template_hash: of the template that samples are rendered with; None: no template.
         parent_checkpoint: what the weights came from; None: random ones.
         argv: the command line; None: this process's.

@@ -170,6 +170,10 @@ def _open_path(path: str, config: SourceConfig, format: Format) -> Rows:
         return LibraryRows(path, config.split)
     if not Path(path).is_file():
         raise DataError(Problem(f"file {path} does not exist", f"source of {path}", "give the path of a file"))
-    if path.endswith(".jsonl"):
-        return JsonlRows(path)
-    return ParquetRows(path, format.top_level_columns(config.columns))
+    try:
+        return (
+            JsonlRows(path) if path.endswith(".jsonl") else ParquetRows(path, format.top_level_columns(config.columns))
+        )
+    except OSError as error:
+        problem = Problem(f"{path} cannot be opened: {error.strerror}", path, "check who may read the file")
+        raise DataError(problem) from None

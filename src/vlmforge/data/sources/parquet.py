@@ -51,7 +51,11 @@ class ParquetRows:
         return int(self._starts[-1])
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        """Row i, counted from 0."""
+        """Row i, counted from 0.
+
+        Raises:
+            DataError: the file is damaged there.
+        """
         group = int(np.searchsorted(self._starts, i, side="right")) - 1
         row: dict[str, Any] = self._load(group).slice(i - int(self._starts[group]), 1).to_pylist()[0]
         return row
@@ -65,8 +69,13 @@ class ParquetRows:
         if group in self._cache:
             self._cache.move_to_end(group)
             return self._cache[group]
-        # One thread: pyarrow's pool does not survive the fork of a worker.
-        table = self._file.read_row_group(group, columns=self._columns, use_threads=False)
+        import pyarrow as pa
+
+        try:
+            # One thread: pyarrow's pool does not survive the fork of a worker.
+            table = self._file.read_row_group(group, columns=self._columns, use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(_damaged(self.path, f"{self.path} row group {group}", error)) from None
         self._cache[group] = table
         while len(self._cache) > 1 and sum(held.nbytes for held in self._cache.values()) > _CACHE_BYTES:
             self._cache.popitem(last=False)
@@ -105,5 +114,9 @@ def _open(path: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, memory_map=True)
     except pa.ArrowInvalid as error:
-        problem = Problem(f"{path} is no Parquet file: {error}", path, "write the file again")
-        raise DataError(problem) from None
+        raise DataError(_damaged(path, path, error)) from None
+
+
+def _damaged(path: str, where: str, error: Exception) -> Problem:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return Problem(f"{path} is no Parquet file, or is damaged: {reason}", where, "write the file again")
