@@ -4,6 +4,7 @@ import pytest
 
 from vlmforge.commands import preview
 from vlmforge.commands.request import Request
+from vlmforge.errors import ConfigError
 
 RECIPE = """\
 # A conversation or two
@@ -88,3 +89,9 @@ def test_a_terminal_gets_colours_and_no_brackets(recipe, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "\x1b[" in out
     assert "[[" not in out
+
+
+@pytest.mark.parametrize("html", ["no/such/folder/page.html", "."])
+def test_a_page_that_cannot_be_written_is_told_before_anything_is_loaded(recipe, html):
+    with pytest.raises(ConfigError, match="cannot be written"):
+        run(recipe, html=html)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from vlmforge.commands.configuring import LoadedRecipe, load_config
 from vlmforge.commands.request import Request
-from vlmforge.errors import EXIT_OK
+from vlmforge.errors import EXIT_OK, ConfigError, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -66,17 +66,30 @@ def run(request: Request) -> int:
         ConfigError: the recipe is wrong.
         DataError: the data is wrong.
     """
+    html_path = _html_path(request)
     loaded = load_config(request)
-    html_path = request.one("html")
     preview = build_preview(loaded)
     if sys.stdout.isatty():
         _print_colours(preview)
     else:
         print(to_text(preview))
     if html_path is not None:
-        Path(html_path).write_text(to_html(preview, loaded.recipe_name), encoding="utf-8")
+        html_path.write_text(to_html(preview, loaded.recipe_name), encoding="utf-8")
         print(f"written to {html_path}")
     return EXIT_OK
+
+
+def _html_path(request: Request) -> Path | None:
+    """Where the page goes, told before anything is loaded."""
+    if request.one("html") is None:
+        return None
+    path = Path(request.required("html", "preview.html"))
+    if not path.parent.is_dir() or path.is_dir():
+        what = (
+            f"html = {path} cannot be written: " + ("it is" if path.is_dir() else f"{path.parent} is not") + " a folder"
+        )
+        raise ConfigError(Problem(what, f"command line: html={path}", f"html={path.stem or 'preview'}.html"))
+    return path
 
 
 def build_preview(loaded: LoadedRecipe) -> Preview:
