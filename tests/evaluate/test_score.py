@@ -36,7 +36,7 @@ def test_the_interval_is_wilsons() -> None:
     # Values of Brown, Cai and DasGupta (2001) style tables: 0 of 10, 5 of 50.
     assert wilson_interval(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
     assert wilson_interval(5, 50) == pytest.approx((0.0435, 0.2136), abs=1e-4)
-    assert wilson_interval(10, 10)[1] == 1.0
+    assert wilson_interval(10, 10)[1] == pytest.approx(1.0)
     assert wilson_interval(0, 0) == (0.0, 1.0)
 
 

@@ -43,6 +43,7 @@ def inside(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 MODEL = "model.pretrained=assets/smollm2-135m-instruct"
 SHORT = [
     "stage.max_steps=2",
+    "stage.max_epochs=null",
     "stage.seq_len=512",
     "stage.micro_batch_size=2",
     "stage.global_batch_size=2",

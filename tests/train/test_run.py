@@ -72,26 +72,27 @@ def test_the_recipe_of_a_run_makes_the_same_run_again(here: Path) -> None:
 
 
 def test_a_finished_run_is_not_trained_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train("run.name=done", "stage.max_steps=2") == 0
+    assert train("run.name=done", "stage.max_steps=3") == 0
     before = (here / "runs/done/metrics.jsonl").read_bytes()
     capsys.readouterr()
-    assert train("run.name=done", "stage.max_steps=2") == 0
+    assert train("run.name=done", "stage.max_steps=3") == 0
     assert "already complete" in capsys.readouterr().out
     assert (here / "runs/done/metrics.jsonl").read_bytes() == before
 
 
 def test_a_finished_run_goes_on_to_more_steps(here: Path) -> None:
-    assert train("run.name=more", "stage.max_steps=2", "stage.schedule.name=constant") == 0
-    assert train("run.name=more", "stage.max_steps=4", "stage.schedule.name=constant") == 0
-    assert train("run.name=at_once", "stage.max_steps=4", "stage.schedule.name=constant") == 0
+    words = ("stage.schedule.name=constant", "stage.schedule.warmup_steps=0")
+    assert train("run.name=more", "stage.max_steps=2", *words) == 0
+    assert train("run.name=more", "stage.max_steps=4", *words) == 0
+    assert train("run.name=at_once", "stage.max_steps=4", *words) == 0
     more, at_once = (column(here / f"runs/{name}", "step", "loss", "grad_norm") for name in ("more", "at_once"))
     assert more == at_once
 
 
 def test_a_folder_of_another_recipe_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train("run.name=taken", "stage.max_steps=2") == 0
+    assert train("run.name=taken", "stage.max_steps=3") == 0
     capsys.readouterr()
-    assert train("run.name=taken", "stage.max_steps=2", "stage.optimizer.lr=5e-4", "data.seed=3") == 4
+    assert train("run.name=taken", "stage.max_steps=3", "stage.optimizer.lr=5e-4", "data.seed=3") == 4
     report = capsys.readouterr().err
     assert "stage.optimizer.lr is 0.001 there and 0.0005 here" in report
     assert "data.seed is 0 there and 3 here" in report
@@ -99,8 +100,8 @@ def test_a_folder_of_another_recipe_is_refused(here: Path, capsys: pytest.Captur
 
 
 def test_a_folder_is_not_overwritten_when_resume_is_never(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train("run.name=kept", "stage.max_steps=2") == 0
-    assert train("run.name=kept", "stage.max_steps=2", "checkpointing.resume=never") == 4
+    assert train("run.name=kept", "stage.max_steps=3") == 0
+    assert train("run.name=kept", "stage.max_steps=3", "checkpointing.resume=never") == 4
     assert "holds a run already" in capsys.readouterr().err
 
 
@@ -124,7 +125,7 @@ def test_a_damaged_checkpoint_is_named(here: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_samples(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("stage.optimizer.lr=1e30", "stage.schedule={name: constant}", "checkpointing.every_steps=1")
+    words = ("stage.optimizer.lr=1e30", "stage.schedule.warmup_steps=0", "checkpointing.every_steps=1")
     assert train("run.name=diverged", *words, "stage.optimizer.max_grad_norm=null") == 1
     report = capsys.readouterr().err
     assert "step 2: loss = " in report
@@ -183,7 +184,7 @@ def test_an_adapter_is_continued_from_its_folder(here: Path) -> None:
         f"stage.adapter.path={export}",
         "evaluate.before=true",
     ]
-    assert train("run.name=two", "stage.max_steps=1", *LORA, *words) == 0
+    assert train("run.name=two", "stage.max_steps=3", *LORA, *words) == 0
     before = json.loads((here / "runs/two/scores.json").read_text())["before"]["validation_loss"]
     assert before == pytest.approx(metrics(here / "runs/one")[-1]["validation_loss"], rel=1e-6)
     assert train("run.name=three", *LORA, *words, "stage.adapter.rank=8") == 4

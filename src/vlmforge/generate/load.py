@@ -65,7 +65,8 @@ def find_checkpoint(name: str, output_dir: str = "runs") -> Checkpoint:
     path = Path(name)
     if path.is_dir():
         return _classify(path)
-    if HUB_ID.fullmatch(name):
+    # A name below the folder of runs is a run that is not there, not a hub id.
+    if HUB_ID.fullmatch(name) and path.parent != Path(output_dir):
         return Checkpoint("hub", name)
     runs = [folder.name for folder in Path(output_dir).glob("*") if (folder / "recipe.yaml").is_file()]
     near = nearest(path.name, runs) or sorted(runs)[:3]
