@@ -14,7 +14,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -33,6 +33,7 @@ from vlmforge.config.layers import (
     check_body,
     check_choices,
     check_defaults,
+    distrust_files,
     find_lost,
     find_origins,
     has_option,
@@ -41,8 +42,8 @@ from vlmforge.config.layers import (
     named_groups,
 )
 from vlmforge.config.origins import Origins
-from vlmforge.config.overrides import COMMAND_LINE, Choice, Setting, apply_settings, command_line, quoted
-from vlmforge.config.plain import is_list, is_section
+from vlmforge.config.overrides import Choice, Setting, apply_settings, command_line, quoted
+from vlmforge.config.plain import is_list, is_plain, is_section
 from vlmforge.config.pretrained import Stated, drop_stated_shape
 from vlmforge.config.recipes import (
     RecipeFile,
@@ -142,7 +143,7 @@ def _compose_files(
     problems += apply_settings(settings, values, origins)
     drop_stated_shape(values, origins, stated)
     values, unresolved = _resolve(values, origins)
-    problems += [*unresolved, *_distrust_files(values, origins)]
+    problems += [*unresolved, *distrust_files(values, origins)]
     return Composed(found, values, origins, stated.shape_of(origins), tuple(problems), missing)
 
 
@@ -208,7 +209,7 @@ def _unsupported(parsed: Override, text: str) -> Problem | None:
             where=command_line(text),
             fix=f"a list is  '{key}=[{written}]' ; text with commas is  {quoted(key, written)}",
         )
-    if not _is_plain(value):
+    if not is_plain(value):
         written = text.partition("=")[2]
         return Problem(
             what=f"{key} = {written}: a value is a number, text, a list, or a mapping whose names are text",
@@ -216,16 +217,6 @@ def _unsupported(parsed: Override, text: str) -> Problem | None:
             fix=f"text is  {quoted(key, written)}",
         )
     return None
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a value is one that YAML could have said; Hydra's grammar has more, such as `glob(*)`."""
-    if is_section(value):
-        names = cast("dict[object, Any]", value)
-        return all(isinstance(name, str) for name in names) and all(map(_is_plain, value.values()))
-    if is_list(value):
-        return all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _grammar_problem(parser: OverridesParser, text: str) -> Problem:
@@ -342,21 +333,3 @@ def _resolve(values: dict[str, Any], origins: Origins) -> tuple[dict[str, Any], 
         return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
 
     return resolve(values, ""), problems
-
-
-def _distrust_files(values: dict[str, Any], origins: Origins) -> list[Problem]:
-    """Take `model.trust_remote_code` back where a file said it, in whatever words: a reference can be true as well."""
-    model, path = values.get("model"), "model.trust_remote_code"
-    if not is_section(model) or model.get("trust_remote_code") is not True:
-        return []
-    where = origins.where(path)
-    if where.startswith(COMMAND_LINE):
-        return []
-    del model["trust_remote_code"]
-    return [
-        Problem(
-            what=f"{path} = true counts only from the command line",
-            where=where,
-            fix=f"remove it there and, if you trust that code, give  {path}=true  in the command",
-        )
-    ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlmforge.config.origins import Origins
-from vlmforge.config.overrides import Choice, command_line
+from vlmforge.config.overrides import COMMAND_LINE, Choice, command_line
 from vlmforge.config.plain import is_section
 from vlmforge.config.recipes import RecipeFile, find_group_file, group_options
 from vlmforge.config.schema import GROUPS
@@ -128,3 +128,21 @@ def check_body(layers: Sequence[Layer], choices: Sequence[Choice], primary: Yaml
                 where=f"{primary.where(entry.line)} and {from_group[name]}",
                 fix=f"choose another parallelism file, or give  parallelism.{name}={entry.text}  in the command",
             )
+
+
+def distrust_files(values: dict[str, Any], origins: Origins) -> list[Problem]:
+    """Take `model.trust_remote_code` back where a file said it, in whatever words: a reference can be true as well."""
+    model, path = values.get("model"), "model.trust_remote_code"
+    if not is_section(model) or model.get("trust_remote_code") is not True:
+        return []
+    where = origins.where(path)
+    if where.startswith(COMMAND_LINE):
+        return []
+    del model["trust_remote_code"]
+    return [
+        Problem(
+            what=f"{path} = true counts only from the command line",
+            where=where,
+            fix=f"remove it there and, if you trust that code, give  {path}=true  in the command",
+        )
+    ]

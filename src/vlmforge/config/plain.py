@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 
 def is_section(value: object) -> TypeGuard[dict[str, Any]]:
@@ -27,3 +27,13 @@ def items_of(value: object) -> list[tuple[str, Any]]:
     if is_list(value):
         return [(str(index), item) for index, item in enumerate(value)]
     return []
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is one that YAML could have said; Hydra's grammar has more, such as `glob(*)`."""
+    if is_section(value):
+        names = cast("dict[object, Any]", value)
+        return all(isinstance(name, str) for name in names) and all(map(is_plain, value.values()))
+    if is_list(value):
+        return all(is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)
