@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         words = ["recipe=short.yaml", "stage.max_steps=3", "stage.optimizer.lr=1e-2"]
         assert main(["train", *words, "run.name=full"]) == 0
         assert main(["train", *words, "run.name=lora", *LORA]) == 0
+    shutil.copytree(folder / "runs/full/checkpoints/step-00000003", folder / "moved/step-00000003")
     make_adapter(folder / "adapter", make_base(folder / "base", "llama"))
     return folder
 
@@ -83,13 +85,13 @@ def test_a_file_is_answered_and_a_cut_off_job_goes_on(capsys: pytest.CaptureFixt
     rows = [
         {"prompt": "one", "id": 1},
         {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "two"}]},
-        {"prompt": "three"},
+        {"prompt": "three\u2028lines\u0085here"},
     ]
-    Path("in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("in.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     words = ("checkpoint=runs/full", "input=in.jsonl", "output=out/answers.jsonl")
     generate(capsys, *words)
     whole = Path("out/answers.jsonl").read_text()
-    answered = [json.loads(line) for line in whole.splitlines()]
+    answered = [json.loads(line) for line in whole.split("\n")[:-1]]
     assert [{k: v for k, v in row.items() if k != "response"} for row in answered] == rows
     Path("out/answers.jsonl").write_text(whole[: whole.index("\n") + 8])
     assert main(["generate", *words, SHORT]) == 0
@@ -123,6 +125,9 @@ BAD = [
     (["checkpoint=runs/full", "input=in.jsonl"], 2, "input needs an output"),
     (["checkpoint=runs/full", "prompt=x", "stage.generation.temprature=1"], 2, "temperature"),
     (["checkpoint=runs/full", "prompt=" + "x" * 3000], 3, "max_position_embeddings"),
+    (["checkpoint=runs/full", "prompt="], 2, "a prompt is empty"),
+    (["checkpoint=runs/full", "prompt=x", "stage.seq_len=64"], 2, "stage.seq_len=64 has no effect"),
+    (["checkpoint=moved/step-00000003", "prompt=x"], 4, "give a step folder inside its run folder"),
 ]
 
 

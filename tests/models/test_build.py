@@ -64,12 +64,19 @@ def test_an_adapter_starts_as_the_base_model() -> None:
     assert not any("lm_head" in name for name in trained)
 
 
-def test_target_modules_that_match_nothing_are_refused() -> None:
-    adapter = AdapterConfig(target_modules=("query",))
+def test_every_target_module_must_match() -> None:
+    adapter = AdapterConfig(target_modules=("q_proj", "k_pro", "lm_head"))
     config = Config(model=random_config().model, stage=StageConfig(kind="lora", adapter=adapter))
-    with pytest.raises(ConfigError, match=r"matches no linear module[\s\S]*q_proj"):
+    with pytest.raises(ConfigError, match=r"k_pro matches no linear module[\s\S]*k_proj"):
         build_on_meta(config)
-    assert "q_proj" in check_on_meta(config)[0].fix
+    assert [problem.what.split()[1] for problem in check_on_meta(config)] == ["k_pro", "lm_head"]
+
+
+def test_one_target_module_is_a_name_not_a_pattern() -> None:
+    adapter = AdapterConfig(target_modules="q_proj", rank=4)
+    model = build_on_meta(Config(model=random_config().model, stage=StageConfig(kind="lora", adapter=adapter)))
+    trained = {name.split(".lora_")[0].rpartition(".")[2] for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"q_proj"}
 
 
 def test_weights_come_from_the_folder(tmp_path: Path) -> None:

@@ -105,6 +105,57 @@ def test_a_folder_is_not_overwritten_when_resume_is_never(here: Path, capsys: py
     assert "holds a run already" in capsys.readouterr().err
 
 
+def test_a_step_of_another_run_is_not_mixed_into_a_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("run.name=one", "run.stop_after_steps=2") == 0
+    assert train("run.name=two", "run.stop_after_steps=3") == 0
+    step = "checkpointing.resume=runs/one/checkpoints/step-00000002"
+    before = (here / "runs/two/metrics.jsonl").read_bytes()
+    capsys.readouterr()
+    assert train("run.name=two", step) == 4
+    assert "belongs to another run" in capsys.readouterr().err
+    assert (here / "runs/two/metrics.jsonl").read_bytes() == before
+    assert train("run.name=three", step, "stage.optimizer.lr=0.5") == 4
+    assert "stage.optimizer.lr is 0.001 there and 0.5 here" in capsys.readouterr().err
+    assert train("run.name=three", step) == 0
+    assert [line["step"] for line in metrics(here / "runs/three")] == [3, 4, 5, 6]
+
+
+def test_going_back_to_an_earlier_step_makes_the_later_ones_again(here: Path) -> None:
+    words = ("run.name=back", "checkpointing.every_steps=2", "checkpointing.keep_last=9")
+    assert train(*words) == 0
+    first = column(here / "runs/back", *EXACT)
+    assert train(*words, "checkpointing.resume=runs/back/checkpoints/step-00000002", "run.stop_after_steps=3") == 0
+    names = sorted(path.name for path in (here / "runs/back/checkpoints").iterdir())
+    assert names == ["step-00000002", "step-00000003"]
+    assert train(*words) == 0
+    assert column(here / "runs/back", *EXACT) == first
+
+
+def test_fewer_steps_than_were_made_are_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("run.name=long", "run.stop_after_steps=4") == 0
+    capsys.readouterr()
+    assert train("run.name=long", "stage.max_steps=3") == 4
+    assert "has made 4 steps, more than the 3" in capsys.readouterr().err
+    assert train("run.name=long", "stage.max_steps=4") == 0
+    scores = json.loads((here / "runs/long/scores.json").read_text())
+    assert scores["after"]["validation_loss"] > 0
+    assert (here / "runs/long/export/model.safetensors").exists()
+
+
+def test_a_manifest_that_cannot_be_read_does_not_start_a_new_run(here: Path) -> None:
+    assert train("run.name=torn", "run.stop_after_steps=2") == 0
+    (here / "runs/torn/manifest.json").write_text("{")
+    assert train("run.name=torn") == 4
+    assert (here / "runs/torn/checkpoints/step-00000002/state.json").exists()
+
+
+def test_workers_change_nothing_also_over_a_stop(here: Path) -> None:
+    assert train("run.name=whole") == 0
+    assert train("run.name=parts", "run.stop_after_steps=3", "data.num_workers=2") == 0
+    assert train("run.name=parts", "data.num_workers=1") == 0
+    assert column(here / "runs/parts", *EXACT) == column(here / "runs/whole", *EXACT)
+
+
 def test_a_half_written_checkpoint_is_not_resumed_from(here: Path) -> None:
     assert train("run.name=crashed", "run.stop_after_steps=2") == 0
     partial = here / "runs/crashed/checkpoints/.step-00000004.partial"

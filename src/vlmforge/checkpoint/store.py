@@ -9,9 +9,11 @@ another mesh than the one that wrote it.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,25 +144,46 @@ class SafetensorsReader:
 
 
 def _shapes(folder: Path) -> dict[str, list[int]]:
-    """Full shape of every tensor in a folder; shards are put together by their largest end."""
+    """Full shape of every tensor in a folder; shards are put together by their largest end.
+
+    Raises:
+        CheckpointError: there is no file, one is damaged, or a shard of a tensor is missing.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         problem = Problem(f"{folder} holds no .safetensors file", str(folder), "give a folder with model.safetensors")
         raise CheckpointError(problem)
     shapes: dict[str, list[int]] = {}
+    num_elements: Counter[str] = Counter()
     for file in files:
-        try:
-            with safe_open(file, framework="pt") as opened:
-                offsets = json.loads((opened.metadata() or {}).get("DCP_SHARDING_INFO", "{}"))
-                for name in opened.keys():  # noqa: SIM118  # an open file, not a dict
-                    shape = opened.get_slice(name).get_shape()
-                    start = offsets.get(name, {}).get("saved_offsets", [0] * len(shape))
-                    end = [a + b for a, b in zip(start, shape, strict=True)]
-                    shapes[name] = [max(pair) for pair in zip(end, shapes.get(name, end), strict=True)]
-        except SafetensorError as error:
-            problem = Problem(f"{file} is damaged: {error}", str(file), "copy or download it again")
-            raise CheckpointError(problem) from error
+        for name, start, shape in _read_header(file):
+            end = [a + b for a, b in zip(start, shape, strict=True)]
+            shapes[name] = [max(pair) for pair in zip(end, shapes.get(name, end), strict=True)]
+            num_elements[name] += math.prod(shape)
+    incomplete = [name for name, shape in shapes.items() if num_elements[name] != math.prod(shape)]
+    if incomplete:
+        problem = Problem(
+            f"{folder} lacks a file: {len(incomplete)} tensors are incomplete, for example {incomplete[0]}",
+            str(folder),
+            "copy the folder again, with every .safetensors file",
+        )
+        raise CheckpointError(problem)
     return shapes
+
+
+def _read_header(file: Path) -> list[tuple[str, list[int], list[int]]]:
+    """Name, offset in the full tensor, and shape of every tensor in one file."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            offsets = json.loads((opened.metadata() or {}).get("DCP_SHARDING_INFO", "{}"))
+            names = opened.keys()
+            shapes = {name: list(opened.get_slice(name).get_shape()) for name in names}
+    except SafetensorError as error:
+        raise CheckpointError(Problem(f"{file} is damaged: {error}", str(file), "copy or download it again")) from error
+    return [
+        (name, list(offsets.get(name, {}).get("saved_offsets", [0] * len(shape))), shape)
+        for name, shape in shapes.items()
+    ]
 
 
 def _flush_to_disk(folder: Path) -> None:

@@ -11,6 +11,15 @@ from vlmforge.commands.request import Request
 from vlmforge.config.schema import Config
 from vlmforge.errors import EXIT_OK, ConfigError, Problem
 
+# What `generate checkpoint=` takes from the command line.
+USED_KEYS = (
+    "stage.generation.",
+    "parallelism.param_dtype",
+    "launch.device",
+    "run.output_dir",
+    "model.trust_remote_code",
+)
+
 if TYPE_CHECKING:
     from vlmforge.generate.load import LoadedModel
     from vlmforge.generate.prompts import PromptRow
@@ -48,10 +57,27 @@ def _check_arguments(request: Request) -> None:
         ),
         ("output" not in given or "input" in given, "output has no effect without input", "add input=prompts.jsonl"),
         ("input" not in given or "output" in given, "input needs an output", "add output=answers.jsonl"),
+        (all(request.all("prompt")), "a prompt is empty", "prompt=Hello"),
     )
     words = " ".join(f"{name}={value}" for name in sorted(given) for value in request.all(name))
     problems = [
         Problem(what, f"command line: generate {words}".rstrip(), fix) for holds, what, fix in rules if not holds
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _check_overrides(request: Request, is_step: bool) -> None:
+    """A checkpoint brings its model with it: what else is set would have no effect."""
+    used = (*USED_KEYS, "model.") if is_step else USED_KEYS
+    problems = [
+        Problem(
+            f"{override} has no effect on a checkpoint, which brings its own",
+            f"command line: {override}",
+            "leave it out; generation takes stage.generation.*, parallelism.param_dtype and launch.device",
+        )
+        for override in request.overrides
+        if not override.lstrip("+~").startswith(used)
     ]
     if problems:
         raise ConfigError(problems)
@@ -70,6 +96,7 @@ def _load(request: Request) -> tuple[Config, LoadedModel]:
     from vlmforge.parallel.mesh import pick_device
 
     checkpoint = find_checkpoint(request.required("checkpoint", "runs/quickstart"), config.run.output_dir)
+    _check_overrides(request, checkpoint.kind == "step")
     if checkpoint.kind == "step":
         # Sharded training state has no shape of its own: the run's recipe says what to build.
         config = load_settings(request, str(checkpoint.recipe))
@@ -108,7 +135,8 @@ def _answer_file(config: Config, loaded: LoadedModel, source: Path, target_name:
     ids = [render_prompt(row.messages, loaded.tokenizer) for row in left]
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("a", encoding="utf-8") as file:
-        texts = generate_texts(loaded, ids, config.stage.generation)
+        places = [row.where for row in left]
+        texts = generate_texts(loaded, ids, config.stage.generation, names=places, num_before=done)
         answered = zip(left, texts, strict=True)
         for row, text in track(answered, "generating", total=len(left), console=Console(stderr=True)):
             file.write(answer_line(row, text))

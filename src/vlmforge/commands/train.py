@@ -25,7 +25,8 @@ def run(request: Request) -> int:
         return _run(request)
     except VlmforgeError as error:
         # A rank that vlmforge started leaves its message to the parent, which prints one for all ranks.
-        if report_error(error.exit_code, error.report()):
+        report = f"{traceback.format_exc()}\n{error.report()}" if request.debug else error.report()
+        if report_error(error.exit_code, report):
             return error.exit_code
         raise
     except Exception:

@@ -24,6 +24,8 @@ def generate_texts(
     prompts: Sequence[Sequence[int]],
     settings: GenerationConfig,
     streamer: TextStreamer | None = None,
+    names: Sequence[str] | None = None,
+    num_before: int = 0,
 ) -> Iterator[str]:
     """The answers in the order of the prompts, `settings.batch_size` prompts at a time.
 
@@ -32,13 +34,16 @@ def generate_texts(
         prompts: token ids, chat template and generation prompt included.
         settings: length, sampling, seed.
         streamer: shows tokens as they come; only with one prompt.
+        names: where each prompt stands, for messages; None: counted from 1.
+        num_before: prompts of the same job that were answered before these, so that sampling does not repeat itself.
 
     Raises:
         DataError: a prompt with its answer does not fit the model's positions.
     """
-    _check_lengths(loaded, prompts, settings)
-    torch.manual_seed(settings.seed)
+    _check_lengths(loaded, prompts, settings, names or [f"prompt {number + 1}" for number in range(len(prompts))])
     for start in range(0, len(prompts), settings.batch_size):
+        # A prime apart: the CPU's generator looks at the lowest 32 bits of a seed only.
+        torch.manual_seed((settings.seed * 1_000_003 + num_before + start) % 2**32)
         yield from _generate_batch(loaded, prompts[start : start + settings.batch_size], settings, streamer)
 
 
@@ -89,16 +94,18 @@ def _pad_id(loaded: LoadedModel) -> int:
     return pad if isinstance(pad, int) else loaded.stop_ids[0] if loaded.stop_ids else 0
 
 
-def _check_lengths(loaded: LoadedModel, prompts: Sequence[Sequence[int]], settings: GenerationConfig) -> None:
+def _check_lengths(
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], settings: GenerationConfig, names: Sequence[str]
+) -> None:
     limit = getattr(loaded.model.config, "max_position_embeddings", None)
     problems = [
         Problem(
             f"the prompt has {len(prompt)} tokens; with max_new_tokens = {settings.max_new_tokens} that is more than "
             f"the model's max_position_embeddings = {limit}",
-            f"prompt {index + 1}",
+            name,
             "shorten the prompt, or lower stage.generation.max_new_tokens",
         )
-        for index, prompt in enumerate(prompts)
+        for name, prompt in zip(names, prompts, strict=True)
         if limit is not None and len(prompt) + settings.max_new_tokens > limit
     ]
     if problems:

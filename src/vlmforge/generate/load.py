@@ -84,7 +84,14 @@ def _classify(path: Path) -> Checkpoint:
         return _newest_of_run(path)
     if (path / "state.json").is_file():
         recipe = path.parent.parent / "recipe.yaml"
-        return Checkpoint("step", str(path), recipe if recipe.is_file() else None)
+        if not recipe.is_file():
+            problem = Problem(
+                f"checkpoint = {path} is a step of a run, but {recipe} is not there to say of which model",
+                str(path),
+                "give a step folder inside its run folder, or the run's export/",
+            )
+            raise CheckpointError(problem)
+        return Checkpoint("step", str(path), recipe)
     recipe = path.parent / "recipe.yaml"
     owner = recipe if path.name == "export" and recipe.is_file() else None
     if (path / "adapter_config.json").is_file():
@@ -163,12 +170,12 @@ def _load_folder(folder: Path, dtype: torch.dtype, trust: bool) -> tuple[PreTrai
     is_adapter = (folder / "adapter_config.json").is_file()
     base = folder
     if is_adapter:
-        base = fetch_folder(str(read_adapter_config(folder).get("base_model_name_or_path")))
+        base = fetch_folder(_base_of(folder))
     # Its progress bar counts tensors, line by line in a log.
     transformers_logging.disable_progress_bar()
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
-            base, dtype=dtype, trust_remote_code=trust, use_safetensors=True
+            base, dtype=dtype, trust_remote_code=trust, use_safetensors=True, attn_implementation="sdpa"
         )
         if is_adapter:
             model = load_peft_model(model, folder)
@@ -182,6 +189,18 @@ def _load_folder(folder: Path, dtype: torch.dtype, trust: bool) -> tuple[PreTrai
         raise CheckpointError(problem) from error
     has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
     return model, load_tokenizer(folder if has_tokenizer else base, trust)
+
+
+def _base_of(adapter: Path) -> str:
+    base = read_adapter_config(adapter).get("base_model_name_or_path")
+    if not base:
+        problem = Problem(
+            f"{adapter / 'adapter_config.json'} does not say which model the adapter belongs to",
+            str(adapter),
+            "write the folder or hub id of the base model to base_model_name_or_path there",
+        )
+        raise CheckpointError(problem)
+    return str(base)
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

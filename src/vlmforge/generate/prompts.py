@@ -21,10 +21,12 @@ class PromptRow:
     Attributes:
         row: the object as it stands there; the answer is added to it.
         messages: the turns before the answer.
+        where: `file:line`.
     """
 
     row: dict[str, Any]
     messages: tuple[Message, ...]
+    where: str
 
 
 def as_messages(prompt: str) -> tuple[Message, ...]:
@@ -39,7 +41,8 @@ def read_prompts(path: Path) -> list[PromptRow]:
         DataError: the file cannot be read, is empty, or has bad lines.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: text may hold other line ends, such as U+2028, within a JSON string.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         problem = Problem(f"input = {path} cannot be read: {error}", str(path), "give a JSONL file with `prompt` lines")
         raise DataError(problem) from error
@@ -62,12 +65,12 @@ def _parse(line: str, where: str) -> PromptRow | Problem:
     except ValueError as error:
         return Problem(f"the line is no JSON: {error}", where, 'write a line such as {"prompt": "Hello"}')
     if isinstance(row, dict) and isinstance(row.get("prompt"), str):
-        return PromptRow(row, as_messages(row["prompt"]))
+        return PromptRow(row, as_messages(row["prompt"]), where)
     messages = row.get("messages") if isinstance(row, dict) else None
     if isinstance(messages, list) and messages and all(isinstance(turn, dict) for turn in messages):
         if messages[-1].get("role") == "assistant":
             return Problem("the last turn is the assistant's already", where, "leave out the turn to be generated")
-        return PromptRow(row, tuple(messages))
+        return PromptRow(row, tuple(messages), where)
     return Problem("the line has neither `prompt` nor `messages`", where, 'write a line such as {"prompt": "Hello"}')
 
 
@@ -81,7 +84,7 @@ def count_answered(path: Path, rows: Sequence[PromptRow]) -> int:
         return 0
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
-    lines = whole.splitlines()
+    lines = whole.split("\n")[:-1]
     for number, (line, asked) in enumerate(zip(lines, rows, strict=False), start=1):
         if not _answers(line, asked):
             problem = Problem(

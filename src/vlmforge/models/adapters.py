@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from vlmforge.config.schema import AdapterConfig
-from vlmforge.errors import CheckpointError, ConfigError, Problem
+from vlmforge.errors import CheckpointError, ConfigError, Problem, nearest
 
 PEFT_PREFIX = "base_model.model."
 
@@ -27,30 +28,48 @@ def apply_adapter(model: PreTrainedModel, adapter: AdapterConfig) -> None:
     Raises:
         ConfigError: `target_modules` names no module of the model.
     """
-    try:
-        inject_adapter_in_model(lora_config(adapter), model, low_cpu_mem_usage=True)
-    except ValueError as error:
-        names = sorted(
-            {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    # The loss reads the output head as one matrix.
+    head = model.get_output_embeddings()
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+    _check_targets(adapter, linear)
+    inject_adapter_in_model(lora_config(adapter), model, low_cpu_mem_usage=True)
+
+
+def _check_targets(adapter: AdapterConfig, linear: Sequence[str]) -> None:
+    """Every name must match: peft is content when one of several does."""
+    targets = adapter.target_modules
+    if targets == "all-linear":
+        return
+    known = sorted({name.rpartition(".")[2] for name in linear})
+    problems = [
+        Problem(
+            f"stage.adapter.target_modules: {target} matches no linear module",
+            "stage.adapter.target_modules",
+            f"use all-linear, or names of {', '.join(nearest(target, known) or known)}",
         )
-        problem = Problem(
-            f"stage.adapter.target_modules = {adapter.target_modules} matches no linear module",
-            "recipe",
-            f"use all-linear, or names of {', '.join(names)}",
-        )
-        raise ConfigError(problem) from error
+        for target in _as_list(targets)
+        if not any(name == target or name.endswith(f".{target}") for name in linear)
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def lora_config(adapter: AdapterConfig) -> LoraConfig:
     """The peft configuration of a recipe's adapter."""
-    targets = adapter.target_modules
+    named = adapter.target_modules
+    # A list of names: a lone string other than all-linear would be a regular expression to peft.
+    targets = named if isinstance(named, str) and named == "all-linear" else _as_list(named)
     return LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,  # pyright: ignore[reportArgumentType]  # a fraction works, whatever the annotation
         lora_dropout=adapter.dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
+        target_modules=targets,
         task_type="CAUSAL_LM",
     )
+
+
+def _as_list(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
 
 
 def is_adapter(parameter_name: str) -> bool:

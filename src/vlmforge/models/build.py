@@ -14,15 +14,14 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from vlmforge.config.schema import Config, ModelConfig
-from vlmforge.errors import CheckpointError, ConfigError, Problem, one_of
-from vlmforge.models import FAMILIES
+from vlmforge.config.schema import Config
+from vlmforge.errors import CheckpointError, ConfigError, Problem
 from vlmforge.models.adapters import apply_adapter, base_name, init_adapter, is_adapter, peft_name, read_adapter_config
 from vlmforge.models.attention import VARLEN
-from vlmforge.models.family import Family
 from vlmforge.models.hub import fetch_folder
+from vlmforge.models.shape import build_hf_config, find_family
 from vlmforge.parallel.shard import copy_full
 
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -40,55 +39,20 @@ class TensorReader(Protocol):
         ...
 
 
-def find_family(shape: PretrainedConfig) -> Family:
-    """The family of a transformers config, by its `model_type`.
-
-    Raises:
-        ConfigError: vlmforge has no file for it.
-    """
-    for family in FAMILIES.values():
-        if family.model_type == shape.model_type:
-            return family
-    problem = Problem(
-        f"model_type = {shape.model_type} belongs to no model family that vlmforge knows",
-        str(shape.name_or_path or "model.config"),
-        f"use a model of type {one_of([family.model_type for family in FAMILIES.values()])}",
-    )
-    raise ConfigError(problem)
-
-
-def hf_config(model: ModelConfig, is_offline: bool = False) -> PretrainedConfig:
-    """The transformers config: the pretrained one with the recipe's fields over it, or the recipe's fields alone.
-
-    Args:
-        model: the recipe's model.
-        is_offline: use the recipe's fields alone even where weights would be fetched from a hub.
-    """
-    family_fields = dict(model.config)
-    if model.pretrained is None or (is_offline and not Path(model.pretrained).is_dir()):
-        assert model.family is not None, "gate 1 lets no recipe through that names neither weights nor a family"
-        config = AutoConfig.for_model(FAMILIES[model.family].model_type, **family_fields)
-    else:
-        folder = fetch_folder(model.pretrained, with_weights=False)
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=model.trust_remote_code, **family_fields)
-    config.dtype = TORCH_DTYPES[model.dtype]
-    return config
-
-
 def build_on_meta(config: Config, is_offline: bool = False) -> PreTrainedModel:
     """The model of a recipe, with adapters and with `requires_grad` set, as shapes without memory.
 
     Raises:
         ConfigError: adapters match nothing, or nothing would be trained.
     """
-    shape = hf_config(config.model, is_offline)
+    shape = build_hf_config(config.model, is_offline)
+    shape.dtype = TORCH_DTYPES[config.model.dtype]
     attention = VARLEN if config.model.attention == "varlen" else config.model.attention
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
             shape,
             attn_implementation=attention,
             dtype=TORCH_DTYPES[config.model.dtype],
-            trust_remote_code=config.model.trust_remote_code,
         )
     model.tie_weights()
     if config.stage.adapter is not None:
@@ -108,7 +72,8 @@ def check_on_meta(config: Config) -> list[Problem]:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         # transformers' own validation of a config, in its words.
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return [Problem(f"model.config is refused by transformers: {message}", "model.config", "see the message")]
+        fix = "correct model.config; `vlmforge show` says where each of its fields was set"
+        return [Problem(f"transformers cannot build this model: {message}", "model.config", fix)]
     return []
 
 

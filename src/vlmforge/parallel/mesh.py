@@ -89,8 +89,12 @@ def open_world(dp_replicate: int, dp_shard: int, device_name: str, timeout_secon
             data_rank=dist.get_rank(),
             num_data_ranks=dp_replicate * dp_shard,
         )
-    finally:
-        dist.destroy_process_group()
+    except BaseException:
+        # NCCL would wait here for ranks that sit in a collective, and the error would be lost.
+        if device.type != "cuda":
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 def _share_threads() -> None:

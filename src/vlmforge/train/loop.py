@@ -49,7 +49,7 @@ def train(config: Config, sizes: BatchSizes) -> int:
         torch.use_deterministic_algorithms(config.run.deterministic)
         tokenizer = build_tokenizer(config.model)
         total_steps = _count_steps(config, tokenizer, world)
-        if completed_steps(run) == total_steps:
+        if config.checkpointing.resume == "auto" and completed_steps(run) == total_steps:
             _say(world, f"already complete: {run.path} has its {total_steps} steps; run.name=... starts a new run")
             return EXIT_OK
         with Progress(total_steps, every_steps=config.logging.every_steps, enabled=world.is_main) as progress:
@@ -89,6 +89,7 @@ def _one_step(session: Session, records: Records, step_batches: Iterator[StepBat
     batch = next(step_batches)
     waited = time.perf_counter() - start
     lr, result = _update(session, batch, step)
+    session.validation_loss = None
     line = _measurements(session, result, lr, time.perf_counter() - start, waited)
     is_last = step == session.total_steps
     if is_last or _is_due(step, config.evaluate.every_steps):
@@ -158,9 +159,9 @@ def _derive_seed(seed: int, step: int, data_rank: int) -> int:
 def _stop(session: Session, records: Records, is_interrupted: bool) -> int:
     """Save between two steps and leave the run to be continued."""
     save(session, records)
-    reason = "interrupted" if is_interrupted else "stopped as run.stop_after_steps says"
-    records.progress.message(
-        f"{reason} after step {session.state.step} of {session.total_steps}; state saved in {session.run.checkpoints}; "
-        "the same command goes on from there"
-    )
-    return EXIT_INTERRUPTED if is_interrupted else EXIT_OK
+    where = f"after step {session.state.step} of {session.total_steps}; state saved in {session.run.checkpoints}"
+    if is_interrupted:
+        records.progress.message(f"interrupted {where}; the same command goes on from there")
+        return EXIT_INTERRUPTED
+    records.progress.message(f"stopped {where}; without run.stop_after_steps the same command goes on from there")
+    return EXIT_OK

@@ -30,7 +30,8 @@ def validate(session: Session, records: Records) -> dict[str, float]:
         return {}
     batches = iterate_validation(config, session.tokenizer, world.data_rank, world.num_data_ranks)
     with records.progress.status("validating"):
-        return {"validation_loss": validation_loss(session.state.root, batches, world.device)}
+        session.validation_loss = validation_loss(session.state.root, batches, world.device)
+    return {"validation_loss": session.validation_loss}
 
 
 def save(session: Session, records: Records) -> None:
@@ -100,9 +101,11 @@ def finish(session: Session, records: Records) -> None:
     """Export, score, draw, and mark the run as complete."""
     config, run = session.config, session.run
     after: dict[str, Any] = {}
-    if session.world.is_main and config.data.validation:
-        # Measured with the last step; a run resumed only to be finished finds it there too.
-        after["validation_loss"] = read_metrics(run.path / "metrics.jsonl")[-1]["validation_loss"]
+    if session.validation_loss is None:
+        # A run that was resumed only to be finished.
+        validate(session, records)
+    if session.validation_loss is not None:
+        after["validation_loss"] = session.validation_loss
     if config.checkpointing.export != "never":
         export(session, records)
         after |= _score(session, records, str(run.export))

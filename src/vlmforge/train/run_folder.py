@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmforge.checkpoint.store import list_steps, step_folder
+from vlmforge.checkpoint.store import list_steps, read_state, step_folder
 from vlmforge.config.encode import encode_absolute
 from vlmforge.config.schema import Config
 from vlmforge.errors import CheckpointError, Problem
@@ -70,9 +70,9 @@ def find_run(config: Config) -> RunFolder:
     assert config.run.name is not None, "the command derives a name from the recipe's"
     path = Path(config.run.output_dir) / config.run.name
     resume = config.checkpointing.resume
-    if resume not in ("auto", "never"):
-        return RunFolder(path, Path(resume))
     manifest = _read_manifest(path)
+    if resume not in ("auto", "never"):
+        return RunFolder(path, _check_step(Path(resume), path, manifest, config))
     if manifest is None:
         return RunFolder(path, None)
     if resume == "never":
@@ -82,6 +82,29 @@ def find_run(config: Config) -> RunFolder:
             f"run.name={config.run.name}-2, or checkpointing.resume=auto to go on",
         )
         raise CheckpointError(problem)
+    _check_same_recipe(manifest, path, config)
+    steps = list_steps(path / "checkpoints")
+    return RunFolder(path, step_folder(path / "checkpoints", steps[-1]) if steps else None)
+
+
+def _check_step(step: Path, path: Path, manifest: Mapping[str, Any] | None, config: Config) -> Path:
+    """A step folder that the recipe names: of this run, or of another one with the same recipe for a new run."""
+    read_state(step)
+    owner = step.resolve().parent.parent
+    if manifest is not None and owner != path.resolve():
+        problem = Problem(
+            f"checkpointing.resume = {step} belongs to another run, and {path} holds one already",
+            str(path),
+            f"run.name={config.run.name}-2 for a new run that starts from this step",
+        )
+        raise CheckpointError(problem)
+    owner_manifest = _read_manifest(owner)
+    if owner_manifest is not None:
+        _check_same_recipe(owner_manifest, owner, config)
+    return step
+
+
+def _check_same_recipe(manifest: Mapping[str, Any], path: Path, config: Config) -> None:
     differences = list(_differences(manifest.get("recipe", {}), encode_absolute(config)))
     if differences:
         shown = "; ".join(differences[:8]) + ("; ..." if len(differences) > 8 else "")
@@ -91,8 +114,6 @@ def find_run(config: Config) -> RunFolder:
             f"run.name={config.run.name}-2 for a new run, or the values of the run to go on with it",
         )
         raise CheckpointError(problem)
-    steps = list_steps(path / "checkpoints")
-    return RunFolder(path, step_folder(path / "checkpoints", steps[-1]) if steps else None)
 
 
 def completed_steps(run: RunFolder) -> int | None:
@@ -102,10 +123,18 @@ def completed_steps(run: RunFolder) -> int | None:
 
 
 def _read_manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest of a run folder; None where there is no run."""
     try:
         return json.loads((path / "manifest.json").read_text())
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except (OSError, ValueError) as error:
+        problem = Problem(
+            f"{path / 'manifest.json'} cannot be read: {error}",
+            str(path),
+            "run.name=<another> for a new run; the checkpoints in the folder are untouched",
+        )
+        raise CheckpointError(problem) from error
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from vlmforge.config.schema import Config
 from vlmforge.data.fingerprint import fingerprint_sources
 from vlmforge.data.ledger import Ledger
 from vlmforge.data.loader import TrainLoader, build_train_loader
+from vlmforge.errors import CheckpointError, Problem
 from vlmforge.generate.load import stop_ids
 from vlmforge.models.build import TORCH_DTYPES, build_on_meta, count_parameters, find_layers, materialise
 from vlmforge.models.export import export_model
@@ -53,6 +54,7 @@ class Session:
         flops_per_token: floating-point operations of a forward and backward pass.
         peak_flops: what this rank's device can do in a second, measured.
         scores: what was measured before and after.
+        validation_loss: after the last step of this process; None: not measured.
     """
 
     config: Config
@@ -66,6 +68,7 @@ class Session:
     flops_per_token: int
     peak_flops: float
     scores: dict[str, Any]
+    validation_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ def open_session(
     if run.resume_from is not None:
         with progress.status(f"resuming from {run.resume_from}"):
             state.restore(run.resume_from)
+        _check_not_beyond(run, state.step, total_steps)
     loader = build_train_loader(
         config, tokenizer, world.data_rank, world.num_data_ranks, sizes.grad_accum_steps, state.data.get("position")
     )
@@ -122,6 +126,16 @@ def open_session(
     )
     _write_run_folder(session)
     return session
+
+
+def _check_not_beyond(run: RunFolder, step: int, total_steps: int) -> None:
+    if step > total_steps:
+        problem = Problem(
+            f"{run.resume_from} has made {step} steps, more than the {total_steps} of this recipe",
+            str(run.path),
+            f"stage.max_steps={step} or more, or run.name={run.path.name}-2 for a new run",
+        )
+        raise CheckpointError(problem)
 
 
 def build_root(config: Config, world: World) -> LossModel:

@@ -1,0 +1,91 @@
+"""The transformers config of a recipe: a folder's config.json, the recipe's own fields, or one over the other.
+
+Rotary positions need care. transformers 5 keeps them in one field, `rope_parameters`; recipes and older files say
+`rope_theta` and `rope_scaling`. Given to `from_pretrained` beside a stored file, those are ignored or wipe the new
+field, so both sides are brought into the one form before they are merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+
+from vlmforge.config.schema import ModelConfig
+from vlmforge.errors import ConfigError, Problem, one_of
+from vlmforge.models import FAMILIES
+from vlmforge.models.family import Family
+from vlmforge.models.hub import fetch_folder
+
+# Of a stored config: which attention runs is the recipe's to say, and a file could name code to be fetched.
+NOT_FROM_FILES = ("attn_implementation", "_attn_implementation", "auto_map")
+
+
+def find_family(shape: PretrainedConfig) -> Family:
+    """The family of a transformers config, by its `model_type`.
+
+    Raises:
+        ConfigError: vlmforge has no file for it.
+    """
+    return _family_of_type(shape.model_type, "model.config")
+
+
+def build_hf_config(model: ModelConfig, is_offline: bool = False) -> PretrainedConfig:
+    """The pretrained config with the recipe's fields over it, or the recipe's fields alone.
+
+    Args:
+        model: the recipe's model.
+        is_offline: use the recipe's fields alone even where weights would be fetched from a hub.
+
+    Raises:
+        ConfigError: the folder is of a model type that vlmforge does not know.
+        CheckpointError: the hub id cannot be fetched.
+    """
+    if model.pretrained is None or (is_offline and not Path(model.pretrained).is_dir()):
+        assert model.family is not None, "gate 1 lets no recipe through that names neither weights nor a family"
+        return _build(FAMILIES[model.family].model_type, {}, model.config)
+    folder = fetch_folder(model.pretrained, with_weights=False)
+    stored, _ = PretrainedConfig.get_config_dict(folder)
+    model_type = _family_of_type(str(stored.pop("model_type", None)), str(folder / "config.json")).model_type
+    return _build(model_type, {k: v for k, v in stored.items() if k not in NOT_FROM_FILES}, model.config)
+
+
+def _family_of_type(model_type: str, where: str) -> Family:
+    for family in FAMILIES.values():
+        if family.model_type == model_type:
+            return family
+    known = f"use a model of type {one_of([family.model_type for family in FAMILIES.values()])}"
+    problem = Problem(
+        f"model_type = {model_type} belongs to no model family that vlmforge knows",
+        where,
+        f"use a model of type {known}",
+    )
+    raise ConfigError(problem)
+
+
+def _build(model_type: str, stored: Mapping[str, Any], own: Mapping[str, Any]) -> PretrainedConfig:
+    stored_rope, stored_rest = _split_rope(stored)
+    own_rope, own_rest = _split_rope(own)
+    # A recipe that states a scaling replaces the stored one; one that states only a base keeps it.
+    kept = {"rope_theta": stored_rope.get("rope_theta")} if "rope_type" in own_rope else stored_rope
+    rope = {name: value for name, value in {**kept, **own_rope}.items() if value is not None}
+    if rope:
+        rope.setdefault("rope_type", "default")
+        own_rest["rope_parameters"] = rope
+    return AutoConfig.for_model(model_type, **{**stored_rest, **own_rest})
+
+
+def _split_rope(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Everything about rotary positions in transformers 5's form, and the other fields."""
+    rest = dict(fields)
+    rope: dict[str, Any] = dict(rest.pop("rope_parameters", None) or {})
+    if "rope_scaling" in rest:
+        scaling = dict(rest.pop("rope_scaling") or {"rope_type": "default"})
+        # Files of before 2024 say `type`.
+        scaling.setdefault("rope_type", scaling.pop("type", "default"))
+        rope |= scaling
+    if (theta := rest.pop("rope_theta", None)) is not None:
+        rope["rope_theta"] = theta
+    return rope, rest

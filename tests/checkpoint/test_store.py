@@ -1,0 +1,48 @@
+"""Tensors on disk: shards put together by name, and what is missing is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vlmforge.checkpoint.store import SafetensorsReader, list_steps, read_state, save_step, step_folder
+from vlmforge.errors import CheckpointError
+from vlmforge.parallel.mesh import open_world
+
+
+@pytest.fixture
+def _world(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with open_world(1, 1, "cpu", 60.0):
+        yield
+
+
+@pytest.mark.usefixtures("_world")
+def test_what_was_saved_is_read_and_nothing_is_pickled(tmp_path: Path) -> None:
+    tensors = {"a": torch.randn(3, 2), "b": torch.arange(4).bfloat16()}
+    save_step(tmp_path, 7, tensors, {"step": 7})
+    assert list_steps(tmp_path) == [7]
+    folder = step_folder(tmp_path, 7)
+    assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".json"}
+    assert read_state(folder) == {"step": 7}
+    read = {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
+    SafetensorsReader().read(folder, read)
+    assert all(torch.equal(read[name], tensors[name]) for name in tensors)
+
+
+def test_a_lost_shard_is_not_read_as_garbage(tmp_path: Path) -> None:
+    info = '{"w": {"saved_offsets": [4, 0]}}'
+    save_file({"w": torch.ones(4, 2)}, tmp_path / "shard-2.safetensors", metadata={"DCP_SHARDING_INFO": info})
+    with pytest.raises(CheckpointError, match="tensors are incomplete, for example w"):
+        SafetensorsReader().names(tmp_path)
+
+
+def test_a_folder_without_state_is_no_checkpoint(tmp_path: Path) -> None:
+    step_folder(tmp_path, 3).mkdir()
+    assert list_steps(tmp_path) == []
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+        read_state(step_folder(tmp_path, 3))
