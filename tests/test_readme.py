@@ -60,3 +60,9 @@ def test_the_recipe_of_the_readme_validates(
     (tmp_path / "my_run.yaml").write_text(re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)[0])
     assert main(["validate", "recipe=my_run.yaml", "check_data=false"]) == 0
     assert capsys.readouterr().out.startswith("ok: my_run")
+
+
+def test_the_mistake_of_the_readme_is_told_as_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    command, _, report = re.findall(r"```text\n\$ (.*?)```", README, re.DOTALL)[0].partition("\n")
+    assert main(command.split()[1:]) == 2
+    assert capsys.readouterr().err == report

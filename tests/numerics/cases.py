@@ -10,10 +10,10 @@ MESHES = {1: {"single": (1, 1)}, 2: {"dp_shard2": (1, 2), "dp_replicate2": (2, 1
 CASES = (
     *(
         Case(family, is_lora, packing, micro_batch_size)
-        for family in ("llama", "qwen2")
+        for family, cuts in (("llama", (1, 2, 4)), ("qwen2", (2,)))
         for is_lora in (False, True)
         for packing in ("none", "best_fit")
-        for micro_batch_size in (1, 2, 4)
+        for micro_batch_size in cuts
     ),
     Case(packing="best_fit", micro_batch_size=2, attention="sdpa"),
     Case(packing="best_fit", micro_batch_size=2, attention="eager"),
