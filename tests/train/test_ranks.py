@@ -8,20 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.support.runs import column, metrics, sample_ids, start, write_recipe
+from tests.support.runs import column, metrics, sample_ids, start
 
 from vlmforge.cli import main
 
 TWO = ("parallelism.dp_shard=2",)
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for name in ("RANK", "WORLD_SIZE", "VLMFORGE_RENDEZVOUS"):
-        monkeypatch.delenv(name, raising=False)
-    write_recipe(tmp_path)
-    return tmp_path
 
 
 def wait_for_steps(run: Path, count: int) -> None:

@@ -7,21 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.support.runs import LORA, column, metrics, sample_ids, write_recipe
+from tests.support.runs import LORA, column, metrics, sample_ids
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vlmforge.cli import main
 
 EXACT = ("step", "loss", "grad_norm", "lr", "num_tokens", "num_label_tokens", "validation_loss")
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for name in ("RANK", "WORLD_SIZE", "VLMFORGE_RENDEZVOUS"):
-        monkeypatch.delenv(name, raising=False)
-    write_recipe(tmp_path)
-    return tmp_path
 
 
 def train(*words: str) -> int:
