@@ -116,6 +116,11 @@ BAD_OVERRIDES = [
     ("checkpointing.resume=atuo", "must be auto, never or a step folder", "checkpointing.resume=auto"),
     ("logging.trackers=[tensorbord]", "is not a tracker", "tensorboard"),
     ("evaluate.tasks=[gsm]", "is not a task", "gsm8k"),
+    (
+        "checkpointing.export=never evaluate.tasks=[exact_match]",
+        "needs the exported model",
+        "checkpointing.export=last",
+    ),
     ("data.validation=[] evaluate.before=true", "needs data.validation", "data.validation="),
     ("a=1,2", "a run has one value for each key", "'a=[1,2]'"),
     ("model.pretrained=/a b=c", "the value needs quotes", "'model.pretrained=\"/a b=c\"'"),

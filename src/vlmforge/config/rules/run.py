@@ -66,6 +66,18 @@ def check_tasks(subject: Subject) -> Iterator[Finding]:
             )
 
 
+def check_export(subject: Subject) -> Iterator[Finding]:
+    """Tasks after training are scored on the exported model."""
+    config = subject.config
+    if config.evaluate.tasks and config.checkpointing.export == "never":
+        yield Finding(
+            ("checkpointing.export", "evaluate.tasks"),
+            f"evaluate.tasks = {scalar_text(list(config.evaluate.tasks))} needs the exported model, and "
+            "checkpointing.export = never",
+            "checkpointing.export=last, or 'evaluate.tasks=[]'",
+        )
+
+
 def check_validation(subject: Subject) -> Iterator[Finding]:
     """What is measured on validation data needs some."""
     evaluate = subject.config.evaluate
@@ -81,4 +93,4 @@ def check_validation(subject: Subject) -> Iterator[Finding]:
             )
 
 
-RULES: tuple[Rule, ...] = (check_name, check_resume, check_trackers, check_tasks, check_validation)
+RULES: tuple[Rule, ...] = (check_name, check_resume, check_trackers, check_tasks, check_export, check_validation)
