@@ -140,6 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_error(error.report(), with_traceback=debug)
         code = error.exit_code
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
         if _has_reader():

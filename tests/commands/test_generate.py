@@ -102,9 +102,24 @@ def test_a_file_is_answered_and_a_cut_off_job_goes_on(capsys: pytest.CaptureFixt
 def test_answers_to_other_prompts_are_not_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.jsonl").write_text('{"prompt": "mine"}\n')
     Path("other.jsonl").write_text('{"prompt": "other", "response": "x"}\n')
-    assert main(["generate", "checkpoint=runs/full", "input=mine.jsonl", "output=other.jsonl"]) == 3
-    assert "other.jsonl:1" in capsys.readouterr().err
+    words = ["generate", "input=mine.jsonl", "output=other.jsonl", SHORT]
+    assert main([*words, "checkpoint=runs/full"]) == 3
+    assert "was made by another job" in capsys.readouterr().err
     assert "other" in Path("other.jsonl").read_text()
+
+
+def test_answers_of_another_model_or_other_settings_are_not_kept_for_these(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("ask.jsonl").write_text('{"prompt": "ask"}\n')
+    words = ["generate", "input=ask.jsonl", "output=told.jsonl"]
+    assert main([*words, "checkpoint=runs/full", SHORT]) == 0
+    before = Path("told.jsonl").read_text()
+    assert main([*words, "checkpoint=runs/lora", SHORT]) == 3
+    assert "model was runs/full and is runs/lora" in capsys.readouterr().err
+    assert main([*words, "checkpoint=runs/full", "stage.generation.max_new_tokens=7"]) == 3
+    Path("ask.jsonl").write_text('{"prompt": "else"}\n')
+    assert main([*words, "checkpoint=runs/full", SHORT]) == 3
+    assert "told.jsonl:1" in capsys.readouterr().err
+    assert Path("told.jsonl").read_text() == before
 
 
 def test_every_bad_line_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,6 +115,7 @@ BAD_OVERRIDES = [
     ("run.stop_after_steps=11", "must be at most stage.max_steps = 10", "run.stop_after_steps=10"),
     ("checkpointing.resume=atuo", "must be auto, never or a step folder", "checkpointing.resume=auto"),
     ("logging.trackers=[tensorbord]", "is not a tracker", "tensorboard"),
+    ("model.pretrained=HuggingFaceTB/SmolLM2-135M", "would not be loaded", "add model.init=pretrained"),
     ("evaluate.tasks=[gsm]", "is not a task", "gsm8k"),
     (
         "checkpointing.export=never evaluate.tasks=[exact_match]",

@@ -24,7 +24,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 
 
 def run_of(folder: Path, name: str) -> Path:
-    return folder / "runs" / name.replace("/", "-")
+    return folder / "runs" / (name.replace("/", "-") + "-tiny")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -84,7 +84,8 @@ def load_config(request: Request, *, with_data: bool = True, environ: Mapping[st
         origins=composed.origins,
         recipe_name=composed.recipe.name,
         recipe_path=composed.recipe.path,
-        run_name=config.run.name or composed.recipe.run_name,
+        # A tiny trial must not take the folder of the run that it tries out.
+        run_name=config.run.name or composed.recipe.run_name + ("-tiny" if config.scale.name == "tiny" else ""),
         batch=derive_batch(config, derive_world_size(config, world_size, num_gpus)),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,8 @@ def run(request: Request) -> int:
     _check_arguments(request)
     config, loaded = _load(request)
     if request.one("input") is not None:
-        _answer_file(config, loaded, Path(request.required("input", "in.jsonl")), request.one("output"))
+        model = request.one("checkpoint") or request.required("recipe", "quickstart")
+        _answer_file(config, loaded, model, Path(request.required("input", "in.jsonl")), request.one("output"))
     else:
         _answer_prompts(config, loaded, request.all("prompt"))
     return EXIT_OK
@@ -117,7 +119,7 @@ def _answer_prompts(config: Config, loaded: LoadedModel, prompts: list[str]) -> 
         print(text if len(prompts) == 1 else f"{prompt}\n{text}\n", flush=True)
 
 
-def _answer_file(config: Config, loaded: LoadedModel, source: Path, target_name: str | None) -> None:
+def _answer_file(config: Config, loaded: LoadedModel, model: str, source: Path, target_name: str | None) -> None:
     from rich.console import Console
     from rich.progress import track
 
@@ -128,12 +130,19 @@ def _answer_file(config: Config, loaded: LoadedModel, source: Path, target_name:
     assert target_name is not None, "input comes with output"
     target = Path(target_name)
     rows = read_prompts(source)
-    done = count_answered(target, rows)
+    job = {
+        "model": model,
+        "param_dtype": config.parallelism.param_dtype,
+        "generation": {k: v for k, v in asdict(config.stage.generation).items() if k != "batch_size"},
+    }
+    done = count_answered(target, rows, job)
     if done:
-        print(f"{target} has {done} of {len(rows)} answers already; going on from there", file=sys.stderr)
+        rest = "; going on from there" if done < len(rows) else ": nothing left to do"
+        print(f"{target} has {done} of {len(rows)} answers already{rest}", file=sys.stderr)
+    if done == len(rows):
+        return
     left: list[PromptRow] = rows[done:]
     ids = [render_prompt(row.messages, loaded.tokenizer) for row in left]
-    target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("a", encoding="utf-8") as file:
         places = [row.where for row in left]
         texts = generate_texts(loaded, ids, config.stage.generation, names=places, num_before=done)

@@ -205,6 +205,8 @@ def _is_countable(source: SourceConfig) -> bool:
 def _advise_path(path: str) -> str:
     """The nearest name in the folder where the file should be, or the nearest folder."""
     folder, name = Path(path).parent, Path(path).name
+    if not folder.is_dir() and folder.parts[:1] == ("assets",):
+        return "python scripts/fetch_assets.py  makes assets/ (docs/assets.md), or give the path of your own file"
     if not folder.is_dir():
         return f"folder {folder} does not exist either; paths are relative to {Path.cwd()}"
     present = sorted(entry.name for entry in folder.iterdir() if entry.suffix in FILE_SUFFIXES or entry.is_dir())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlmforge.data.sample import Message
 from vlmforge.errors import DataError, Problem
+from vlmforge.observe.files import write_json
 
 ANSWER_KEY = "response"
 
@@ -74,14 +75,32 @@ def _parse(line: str, where: str) -> PromptRow | Problem:
     return Problem("the line has neither `prompt` nor `messages`", where, 'write a line such as {"prompt": "Hello"}')
 
 
-def count_answered(path: Path, rows: Sequence[PromptRow]) -> int:
+def count_answered(path: Path, rows: Sequence[PromptRow], job: Mapping[str, Any]) -> int:
     """How many answers an earlier, cut-off job has left; a half last line is removed.
 
+    Args:
+        path: the output file. Beside it, in `<name>.job.json`, stands what made it.
+        rows: the prompts.
+        job: the checkpoint and the settings, JSON values; written down for the next time.
+
     Raises:
-        DataError: the file holds answers to other prompts.
+        DataError: the file holds answers to other prompts, or of another model or other settings.
     """
+    beside = path.with_name(f"{path.name}.job.json")
     if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(beside, job)
         return 0
+    earlier = _read_job(beside)
+    if earlier != job:
+        changed = [key for key in job if earlier.get(key) != job[key]]
+        said = "; ".join(f"{key} was {earlier.get(key, 'not noted')} and is {job[key]}" for key in changed)
+        problem = Problem(
+            f"output = {path} exists and was made by another job: {said}",
+            str(beside),
+            "give another output, or delete the file to begin anew",
+        )
+        raise DataError(problem)
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
     lines = whole.split("\n")[:-1]
@@ -103,6 +122,13 @@ def count_answered(path: Path, rows: Sequence[PromptRow]) -> int:
     if whole != text:
         path.write_text(whole, encoding="utf-8")
     return len(lines)
+
+
+def _read_job(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def _answers(line: str, asked: PromptRow) -> bool:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ def apply_adapter(model: PreTrainedModel, adapter: AdapterConfig) -> None:
     head = model.get_output_embeddings()
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
     _check_targets(adapter, linear)
-    inject_adapter_in_model(lora_config(adapter), model, low_cpu_mem_usage=True)
+    with _without_transformers_warnings():
+        inject_adapter_in_model(lora_config(adapter), model, low_cpu_mem_usage=True)
 
 
 def _check_targets(adapter: AdapterConfig, linear: Sequence[str]) -> None:
@@ -142,4 +145,13 @@ def load_peft_model(model: PreTrainedModel, folder: Path) -> PeftModel:
             "save the adapter as safetensors (peft's save_pretrained does)",
         )
         raise CheckpointError(problem)
-    return PeftModel.from_pretrained(model, str(folder))
+    with _without_transformers_warnings():
+        return PeftModel.from_pretrained(model, str(folder))
+
+
+@contextmanager
+def _without_transformers_warnings() -> Iterator[None]:
+    """Peft 0.21 asks transformers 5.23 for a property by its old name; nobody here can do anything about it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield

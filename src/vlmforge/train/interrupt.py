@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ class StopWish:
         """Signal handler: the first time note the wish; a second SIGINT interrupts at once."""
         if self.is_set and signum == signal.SIGINT:
             raise KeyboardInterrupt
+        if not self.is_set:
+            # Written at once, past every buffer: a signal can come in the middle of a print.
+            os.write(2, b"\nstopping after this step, then saving; Ctrl-C again ends at once\n")
         self.is_set = True
 
 

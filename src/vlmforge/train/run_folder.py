@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmforge.checkpoint.store import list_steps, read_state, step_folder
-from vlmforge.config.encode import encode_absolute
+from vlmforge.config.encode import encode_absolute, scalar_text
 from vlmforge.config.schema import Config
 from vlmforge.errors import CheckpointError, Problem
 from vlmforge.observe.files import write_json
@@ -31,6 +31,11 @@ MAY_DIFFER = (
     "checkpointing",
     "evaluate",
 )
+
+
+# How much of a comparison with another recipe is shown: differences, and characters of a value.
+SHOWN_DIFFERENCES = 6
+SHOWN_CHARACTERS = 60
 
 
 @dataclass(frozen=True)
@@ -105,11 +110,11 @@ def _check_step(step: Path, path: Path, manifest: Mapping[str, Any] | None, conf
 
 
 def _check_same_recipe(manifest: Mapping[str, Any], path: Path, config: Config) -> None:
-    differences = list(_differences(manifest.get("recipe", {}), encode_absolute(config)))
+    differences = _differences(manifest.get("recipe", {}), encode_absolute(config))
     if differences:
-        shown = "; ".join(differences[:8]) + ("; ..." if len(differences) > 8 else "")
+        more = f"; and {len(differences) - SHOWN_DIFFERENCES} more" if len(differences) > SHOWN_DIFFERENCES else ""
         problem = Problem(
-            f"{path} holds a run of another recipe: {shown}",
+            f"{path} holds a run of another recipe: {'; '.join(differences[:SHOWN_DIFFERENCES])}{more}",
             str(path / "recipe.yaml"),
             f"run.name={config.run.name}-2 for a new run, or the values of the run to go on with it",
         )
@@ -137,13 +142,28 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
         raise CheckpointError(problem) from error
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """`key is old there and new here`, what says most first."""
     # Through JSON, so that tuples and lists are the same.
     flat_old, flat_new = dict(_flatten(old)), dict(_flatten(json.loads(json.dumps(new))))
-    for key in sorted(flat_old.keys() | flat_new.keys()):
+    found = []
+    for key in sorted(flat_old.keys() | flat_new.keys(), key=_weight):
         is_free = any(key == free or key.startswith(f"{free}.") for free in MAY_DIFFER)
         if not is_free and flat_old.get(key) != flat_new.get(key):
-            yield f"{key} is {flat_old.get(key)} there and {flat_new.get(key)} here"
+            found.append(f"{key} is {_short(flat_old.get(key))} there and {_short(flat_new.get(key))} here")
+    return found
+
+
+def _weight(key: str) -> tuple[int, str]:
+    """Sorts the stage and the weights before everything else, and the many fields of a shape last."""
+    order = ("scale.", "stage.kind", "model.pretrained", "model.init", "stage.", "data.")
+    place = next((index for index, start in enumerate(order) if key.startswith(start)), len(order))
+    return (len(order) + 1 if key.startswith("model.config") else place), key
+
+
+def _short(value: Any) -> str:
+    text = scalar_text(value) if not isinstance(value, list) else json.dumps(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def _flatten(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:

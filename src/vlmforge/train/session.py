@@ -117,7 +117,8 @@ def open_session(
     progress.message(
         f"{total / 1e6:.1f}M parameters, {trained / 1e6:.1f}M trained; "
         f"{total_steps} steps of {config.stage.global_batch_size} rows on {world.world_size} "
-        f"{'rank' if world.world_size == 1 else 'ranks'} ({world.device.type}); run folder {run.path}"
+        f"{'rank' if world.world_size == 1 else 'ranks'} ({world.device.type}); "
+        f"weights: {starting_folder(config) or f'random, from run.seed={config.run.seed}'}; run folder {run.path}"
     )
     # Forward and backward through every weight, and the gradient of those that are trained: 6N, or 4N for adapters.
     flops_per_token = 4 * total + 2 * trained
@@ -160,7 +161,7 @@ def _write_run_folder(session: Session) -> None:
     config, run = session.config, session.run
     resolved = encode_absolute(config)
     if session.world.is_main:
-        nameless = encode_absolute(replace(config, run=replace(config.run, name=None)))
+        nameless = encode_absolute(replace(config, run=replace(config.run, name=None, stop_after_steps=None)))
         write_text(run.path / "recipe.yaml", to_yaml(nameless))
         manifest = build_manifest(
             mesh=session.world.axes(),

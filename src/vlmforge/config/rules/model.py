@@ -50,6 +50,18 @@ def check_source(subject: Subject) -> Iterator[Finding]:
         )
 
 
+def check_init(subject: Subject) -> Iterator[Finding]:
+    """Weights that the command line names are loaded, not passed over for random ones."""
+    model, origins = subject.config.model, subject.origins
+    said = {name: origins.where(f"model.{name}").startswith("command line") for name in ("pretrained", "init")}
+    if model.pretrained is not None and model.init == "random" and said["pretrained"] and not said["init"]:
+        yield Finding(
+            ("model.pretrained", "model.init"),
+            f"model.pretrained = {model.pretrained} would not be loaded: model.init = random here",
+            "add model.init=pretrained, or say model.init=random too to take only its tokenizer and shape",
+        )
+
+
 def check_pretrained(subject: Subject) -> Iterator[Finding]:
     """`pretrained` is a folder with a config.json, or looks like a hub id; a hub id is not looked up."""
     pretrained = subject.config.model.pretrained
@@ -306,6 +318,7 @@ def check_template(subject: Subject) -> Iterator[Finding]:
 
 RULES: tuple[Rule, ...] = (
     check_source,
+    check_init,
     check_pretrained,
     check_family,
     check_fields,
