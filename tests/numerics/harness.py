@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,9 +20,9 @@ from vlmforge.commands.configuring import load_config
 from vlmforge.commands.request import Request
 from vlmforge.config.schema import Config
 from vlmforge.data.loader import build_train_loader
-from vlmforge.models.adapters import base_name, is_adapter, peft_name
+from vlmforge.models.adapters import is_adapter
 from vlmforge.models.tokenizer import build_tokenizer
-from vlmforge.parallel.mesh import World, open_world
+from vlmforge.parallel.mesh import World
 from vlmforge.parallel.shard import full_tensor
 from vlmforge.train import step as step_module
 from vlmforge.train.optimizer import build_optimizer
@@ -217,16 +217,3 @@ def load_result(path: Path) -> dict[str, Any]:
 
     numbers = json.loads(path.with_suffix(".json").read_text())
     return {**numbers, "grads": load_file(path.with_suffix(".safetensors"))}
-
-
-__all__ = [
-    "Case",
-    "base_name",
-    "configure",
-    "load_result",
-    "open_world",
-    "peft_name",
-    "replace",
-    "run_plain",
-    "run_vlmforge",
-]

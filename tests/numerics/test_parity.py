@@ -13,7 +13,6 @@ from tests.numerics.harness import (
     Case,
     configure,
     load_result,
-    open_world,
     plain_name,
     run_plain,
     run_vlmforge,
@@ -21,6 +20,7 @@ from tests.numerics.harness import (
 )
 from tests.support.ranks import start_ranks, wait_for_ranks
 from tests.support.tiny import make_adapter, make_base
+from vlmforge.parallel.mesh import open_world
 
 GRAD_TOLERANCE = 1e-5
 LOSS_TOLERANCE = 3e-6

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from tests.numerics.cases import MESHES, cases_for
-from tests.numerics.harness import configure, open_world, run_vlmforge, save_result
+from tests.numerics.harness import configure, run_vlmforge, save_result
+from vlmforge.parallel.mesh import open_world
 
 
 def main(folder: Path) -> None:
