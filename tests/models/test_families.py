@@ -6,14 +6,48 @@ import inspect
 
 import pytest
 import torch
+import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from vlmforge.config.recipes import installed_folder
 from vlmforge.config.schema import Config, ModelConfig, StageConfig
 from vlmforge.models import FAMILIES
-from vlmforge.models.build import build_on_meta, find_layers
+from vlmforge.models.build import build_on_meta, count_parameters, find_layers
 
-# Accepted by every config class through its base, for files of earlier versions of transformers.
-LEGACY = {"rope_theta", "rope_scaling"}
+# Accepted by config classes through their base: the fields of earlier files, and one that Qwen3-MoE's layers read.
+LEGACY = {"rope_theta", "rope_scaling", "rope_local_base_freq", "head_dim"}
+
+# Parameters of the published weights, a tied head counted once; Llama 4's are those of its language model.
+PUBLISHED = {
+    "deepseek_coder_6p7b": 6_740_512_768,
+    "gemma_2b": 2_506_172_416,
+    "gemma1p1_7b": 8_537_680_896,
+    "gemma2_2b": 2_614_341_888,
+    "gemma3_1b": 999_885_952,
+    "llama3_8b": 8_030_261_248,
+    "llama3p1_8b": 8_030_261_248,
+    "llama4_scout": 107_769_861_120,
+    "mistral_7b_v0p1": 7_241_732_096,
+    "mistral_7b_v0p3": 7_248_023_552,
+    "qwen2p5_0p5b": 494_032_768,
+    "qwen3_0p6b": 596_049_920,
+    "qwen3_30b_a3b": 30_532_122_624,
+    "qwen3_8b": 8_190_735_360,
+    "seed_oss_36b": 36_151_104_512,
+    "smollm2_135m": 134_515_008,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_model_file_has_the_published_number_of_parameters(name: str) -> None:
+    stated = yaml.safe_load((installed_folder("configs") / "model" / f"{name}.yaml").read_text())
+    model = build_on_meta(Config(model=ModelConfig(family=stated["family"], init="random", config=stated["config"])))
+    assert count_parameters(model)[0] == PUBLISHED[name]
+
+
+def test_every_model_with_weights_is_counted() -> None:
+    files = (installed_folder("configs") / "model").glob("*.yaml")
+    assert {path.stem for path in files if "pretrained:" in path.read_text()} == set(PUBLISHED)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -47,6 +81,8 @@ def test_the_tiny_version_is_the_named_class_and_ties_what_it_says(name: str, is
     assert type(model).__name__ == FAMILIES[name].architecture
     assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) is is_tied
     assert len(find_layers(model)) == FAMILIES[name].tiny["num_hidden_layers"]
+    assert set(FAMILIES[name].attentions) >= {"varlen", "eager"}
+    assert ("sdpa" in FAMILIES[name].attentions) is type(model)._supports_sdpa
 
 
 def test_llama3_rope_scaling_gives_the_frequencies_of_the_paper() -> None:

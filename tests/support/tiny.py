@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
+from vlmforge.config.schema import ModelConfig
 from vlmforge.models import FAMILIES
+from vlmforge.models.shape import build_hf_config
 from vlmforge.models.tokenizer import CHATML_TEMPLATE, build_byte_tokenizer
 
 LLAMA3_ROPE = {
@@ -19,9 +21,29 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 64,
 }
 
+# Windows and chunks are shorter than the samples of the tests, and caps low enough to bend scores and logits.
 EXTRA_FIELDS = {
     "llama": {"rope_theta": 5e5, "rope_scaling": LLAMA3_ROPE, "tie_word_embeddings": False},
-    "qwen2": {"rope_theta": 1e6, "tie_word_embeddings": True},
+    "llama4": {"attention_chunk_size": 7, "floor_scale": 5, "use_qk_norm": True},
+    "mistral": {"sliding_window": 7},
+    "qwen2": {"rope_theta": 1e6, "tie_word_embeddings": True, "use_sliding_window": True, "sliding_window": 7},
+    "qwen3": {"rope_theta": 1e6, "use_sliding_window": True, "sliding_window": 7},
+    "qwen3_moe": {"norm_topk_prob": True},
+    "gemma": {},
+    "gemma2": {
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 7,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 3.0,
+    },
+    "gemma3": {
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 7,
+        "rope_theta": 1e4,
+        "rope_local_base_freq": 100.0,
+        "final_logit_softcapping": 3.0,
+    },
+    "seed_oss": {"attention_dropout": 0.0, "residual_dropout": 0.0},
 }
 
 
@@ -29,10 +51,13 @@ def make_base(folder: Path, family: str) -> Path:
     """Random weights, larger than usual so that attention and positions matter."""
     torch.manual_seed(0)
     fields = {**FAMILIES[family].tiny, **EXTRA_FIELDS[family], "initializer_range": 0.1}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(FAMILIES[family].model_type, **fields))
+    shape = build_hf_config(ModelConfig(family=family, config=fields))
+    model = AutoModelForCausalLM.from_config(shape)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.1)
+        elif parameter.ndim == 1:
+            parameter.data += 0.1 * torch.randn_like(parameter)
     model.save_pretrained(folder)
     tokenizer = build_byte_tokenizer()
     tokenizer.chat_template = CHATML_TEMPLATE
@@ -44,7 +69,13 @@ def make_adapter(folder: Path, base: Path) -> Path:
     """Both matrices random: with peft's zero B the gradient of A would be zero, and prove nothing."""
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_pretrained(base)
-    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=4,
+        lora_alpha=8,
+        target_modules="all-linear",
+        exclude_modules=["router"],
+        task_type="CAUSAL_LM",
+    )
     peft_model = get_peft_model(model, config)
     for name, parameter in peft_model.named_parameters():
         if "lora_B" in name:

@@ -7,6 +7,20 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 
+class WrapperFacts(Protocol):
+    """What is read of the image-text model around a family; `vlmforge.models.family.Wrapper` has it."""
+
+    @property
+    def model_type(self) -> str:
+        """`model_type` of its config.json."""
+        ...
+
+    @property
+    def section(self) -> str:
+        """Where that holds the text model's fields."""
+        ...
+
+
 class FamilyFacts(Protocol):
     """What is read of a model family; `vlmforge.models.Family` has it."""
 
@@ -43,6 +57,16 @@ class FamilyFacts(Protocol):
     @property
     def tiny_drops(self) -> tuple[str, ...]:
         """Fields that the tiny version does not have."""
+        ...
+
+    @property
+    def attentions(self) -> tuple[str, ...]:
+        """Values of `model.attention` that its class computes rightly."""
+        ...
+
+    @property
+    def wrapper(self) -> WrapperFacts | None:
+        """The image-text model whose folders can be read for this family."""
         ...
 
 

@@ -62,8 +62,8 @@ def is_folder(pretrained: object) -> bool:
     return isinstance(pretrained, str) and bool(pretrained) and Path(pretrained).is_dir()
 
 
-def read_shape(folder: str) -> dict[str, Any]:
-    """The config.json of a model folder.
+def read_shape(folder: str, families: Mapping[str, FamilyFacts]) -> dict[str, Any]:
+    """The config.json of a model folder; of an image-text model that wraps one of the families, its text part.
 
     Raises:
         ValueError: there is none, or it is no JSON object; the text says which.
@@ -77,6 +77,16 @@ def read_shape(folder: str) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not is_section(content):
         raise ValueError(f"{path} is not a JSON object")
+    return unwrap(content, families)
+
+
+def unwrap(content: dict[str, Any], families: Mapping[str, FamilyFacts]) -> dict[str, Any]:
+    """The text model's part of a config.json where that is of an image-text model around one of the families."""
+    for family in families.values():
+        wrapper = family.wrapper
+        if wrapper is not None and content.get("model_type") == wrapper.model_type:
+            inner = content.get(wrapper.section)
+            return {**(inner if is_section(inner) else {}), "model_type": family.model_type}
     return content
 
 
@@ -106,7 +116,7 @@ def derive_shape(
     reference = dict(stated_shape or {})
     family = model.family
     if model.pretrained is not None and is_folder(model.pretrained):
-        reference = read_shape(model.pretrained)
+        reference = read_shape(model.pretrained, families)
         family = family or _family_of(reference, families)
     facts = families.get(family or "")
     base = {name: value for name, value in reference.items() if facts is not None and name in facts.fields}

@@ -18,6 +18,7 @@ from vlmforge.config.pretrained import SCALE_ORIGIN, is_folder, read_shape
 TINY_SEQ_LEN = 512
 TINY_ROWS = 64
 TINY_RANK = 4
+TINY_WINDOW = 48
 
 TINY_MODEL: Mapping[str, Any] = {
     "pretrained": None,
@@ -99,7 +100,7 @@ def _shrink_model(tiny: _Writer, families: Mapping[str, FamilyFacts]) -> None:
     model = tiny.section("model")
     if model is None:
         return
-    content = _folder_shape(model.get("pretrained"))
+    content = _folder_shape(model.get("pretrained"), families)
     if model.get("family") is None and content:
         types = {family.model_type: name for name, family in families.items()}
         model_type = str(content.get("model_type"))
@@ -115,6 +116,7 @@ def _shrink_model(tiny: _Writer, families: Mapping[str, FamilyFacts]) -> None:
         shape.pop(name, None)
         tiny.origins.forget(f"model.config.{name}")
     _shrink_rope(tiny, shape)
+    _shrink_windows(tiny, shape)
 
 
 def _shrink_rope(tiny: _Writer, shape: dict[str, Any]) -> None:
@@ -128,12 +130,19 @@ def _shrink_rope(tiny: _Writer, shape: dict[str, Any]) -> None:
         tiny.update("model.config.rope_scaling", {"original_max_position_embeddings": original})
 
 
-def _folder_shape(pretrained: object) -> dict[str, Any]:
+def _shrink_windows(tiny: _Writer, shape: dict[str, Any]) -> None:
+    """A model that looks back a window, or sees its chunk only, has one that is shorter than its tiny samples."""
+    for name in ("sliding_window", "attention_chunk_size", "floor_scale"):
+        if is_whole_number(shape.get(name)):
+            tiny.update("model.config", {name: min(shape[name], TINY_WINDOW)})
+
+
+def _folder_shape(pretrained: object, families: Mapping[str, FamilyFacts]) -> dict[str, Any]:
     """The fields of a model folder, whose structure the tiny model shares."""
     if not is_folder(pretrained):
         return {}
     try:
-        return read_shape(str(pretrained))
+        return read_shape(str(pretrained), families)
     except ValueError:
         return {}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from vlmforge.checkpoint.store import SafetensorsReader, list_steps, read_state, step_folder
@@ -21,6 +21,7 @@ from vlmforge.errors import CheckpointError, Problem, nearest
 from vlmforge.models.adapters import load_peft_model, read_adapter_config
 from vlmforge.models.build import TORCH_DTYPES, build_on_meta, cast_model, materialise
 from vlmforge.models.hub import fetch_folder
+from vlmforge.models.shape import plain_attention
 from vlmforge.models.tokenizer import build_tokenizer, load_tokenizer
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -150,7 +151,7 @@ def load_recipe_model(config: Config, device: torch.device) -> LoadedModel:
 
 
 def _ready(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> LoadedModel:
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation(plain_attention(model.config))
     model.to(device)  # pyright: ignore[reportArgumentType]  # the stub of `to` names other overloads
     model.eval()
     return LoadedModel(model, tokenizer, stop_ids(model, tokenizer))
@@ -174,8 +175,9 @@ def _load_folder(folder: Path, dtype: torch.dtype, trust: bool) -> tuple[PreTrai
     # Its progress bar counts tensors, line by line in a log.
     transformers_logging.disable_progress_bar()
     try:
+        attention = plain_attention(AutoConfig.from_pretrained(base, trust_remote_code=trust))
         model: Any = AutoModelForCausalLM.from_pretrained(
-            base, dtype=dtype, trust_remote_code=trust, use_safetensors=True, attn_implementation="sdpa"
+            base, dtype=dtype, trust_remote_code=trust, use_safetensors=True, attn_implementation=attention
         )
         if is_adapter:
             model = load_peft_model(model, folder)

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from vlmforge.config.schema import AdapterConfig
 from vlmforge.errors import CheckpointError, ConfigError, Problem, nearest
+from vlmforge.models.shape import find_family
 
 PEFT_PREFIX = "base_model.model."
 
@@ -32,10 +33,15 @@ def apply_adapter(model: PreTrainedModel, adapter: AdapterConfig) -> None:
     """
     # The loss reads the output head as one matrix.
     head = model.get_output_embeddings()
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+    left_out = find_family(model.config).not_adapted
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and name.rpartition(".")[2] not in left_out
+    ]
     _check_targets(adapter, linear)
     with _without_transformers_warnings():
-        inject_adapter_in_model(lora_config(adapter), model, low_cpu_mem_usage=True)
+        inject_adapter_in_model(lora_config(adapter, left_out), model, low_cpu_mem_usage=True)
 
 
 def _check_targets(adapter: AdapterConfig, linear: Sequence[str]) -> None:
@@ -57,8 +63,8 @@ def _check_targets(adapter: AdapterConfig, linear: Sequence[str]) -> None:
         raise ConfigError(problems)
 
 
-def lora_config(adapter: AdapterConfig) -> LoraConfig:
-    """The peft configuration of a recipe's adapter."""
+def lora_config(adapter: AdapterConfig, left_out: Sequence[str] = ()) -> LoraConfig:
+    """The peft configuration of a recipe's adapter; `left_out` are linear modules that it must not touch."""
     named = adapter.target_modules
     # A list of names: a lone string other than all-linear would be a regular expression to peft.
     targets = named if isinstance(named, str) and named == "all-linear" else _as_list(named)
@@ -67,6 +73,7 @@ def lora_config(adapter: AdapterConfig) -> LoraConfig:
         lora_alpha=adapter.alpha,  # pyright: ignore[reportArgumentType]  # a fraction works, whatever the annotation
         lora_dropout=adapter.dropout,
         target_modules=targets,
+        exclude_modules=list(left_out) or None,
         task_type="CAUSAL_LM",
     )
 
@@ -105,9 +112,9 @@ def base_name(parameter_name: str) -> str:
     return parameter_name.replace(".base_layer.", ".")
 
 
-def save_adapter_config(folder: Path, adapter: AdapterConfig, base: str) -> None:
+def save_adapter_config(folder: Path, model: PreTrainedModel, adapter: AdapterConfig, base: str) -> None:
     """Write adapter_config.json, with the folder or hub id of the base model."""
-    config = lora_config(adapter)
+    config = lora_config(adapter, find_family(model.config).not_adapted)
     config.base_model_name_or_path = base
     config.inference_mode = True
     config.save_pretrained(str(folder))

@@ -28,12 +28,13 @@ def varlen_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention of each sample to itself.
 
     Args:
-        module: the attention layer, for its number of key-value groups.
+        module: the attention layer, which says whether it sees chunks only and how it scales its queries.
         query: `[1, H, T, D]`.
         key: `[1, K, T, D]`.
         value: `[1, K, T, D]`.
@@ -41,6 +42,7 @@ def varlen_attention(
         scaling: factor of the scores; None: `D ** -0.5`.
         dropout: must be 0.
         sliding_window: how many tokens back a token sees, itself included; None: all.
+        softcap: scores become `softcap * tanh(scores / softcap)`; None: they stay.
         kwargs: must hold `cu_seq_lens_q`, `[N + 1]` int32, and `max_length_q`, the longest sample.
 
     Returns:
@@ -48,10 +50,18 @@ def varlen_attention(
     """
     assert attention_mask is None, "borders say what a token sees, not a mask"
     assert dropout == 0.0, "attention dropout is not supported by varlen attention"
+    assert getattr(module, "is_causal", True), "every token sees those before it only"
     borders: Tensor = kwargs["cu_seq_lens_q"]
+    longest: int = kwargs["max_length_q"]
+    query = _restart_temperature(module, query, borders)
+    if (chunk := _chunk_size(module)) is not None:
+        # A chunk is then a sample of its own.
+        borders, longest = cut_samples(borders, chunk), min(longest, chunk)
+    if softcap is not None:
+        return _attend_capped(query, key, value, borders, scaling, sliding_window, softcap), None
     # The kernel knows half precision only; in fp32 each sample goes through the general one.
     if query.device.type == "cuda" and query.dtype != torch.float32:
-        return _flash(query, key, value, borders, kwargs["max_length_q"], scaling, sliding_window), None
+        return _flash(query, key, value, borders, longest, scaling, sliding_window), None
     outputs = [
         _attend_one(q, k, v, scaling, sliding_window)
         for q, k, v in zip(*(_split(tensor, borders) for tensor in (query, key, value)), strict=True)
@@ -67,9 +77,7 @@ def _attend_one(query: Tensor, key: Tensor, value: Tensor, scaling: float | None
     length = query.shape[2]
     if window is None or length <= window:
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
-    positions = torch.arange(length, device=query.device)
-    distance = positions[:, None] - positions[None, :]
-    mask = (distance >= 0) & (distance < window)
+    mask = _visible(length, window, query.device)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True)
 
 
@@ -96,6 +104,76 @@ def _flash(
     )
     assert isinstance(out, Tensor)
     return out.unsqueeze(0)
+
+
+def _visible(length: int, window: int | None, device: torch.device) -> Tensor:
+    """`[length, length]` bool: which keys each query of one sample sees."""
+    positions = torch.arange(length, device=device)
+    distance = positions[:, None] - positions[None, :]
+    causal = distance >= 0
+    return causal if window is None else causal & (distance < window)
+
+
+def _attend_capped(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    borders: Tensor,
+    scaling: float | None,
+    window: int | None,
+    softcap: float,
+) -> Tensor:
+    """Attention with capped scores, written out: no fused kernel of torch has the cap."""
+    factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+    groups = query.shape[1] // key.shape[1]
+    outputs = []
+    for q, k, v in zip(*(_split(tensor, borders) for tensor in (query, key, value)), strict=True):
+        scores = q @ k.repeat_interleave(groups, dim=1).transpose(2, 3) * factor
+        scores = softcap * torch.tanh(scores / softcap)
+        scores = scores.masked_fill(~_visible(q.shape[2], window, q.device), float("-inf"))
+        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+        outputs.append(weights @ v.repeat_interleave(groups, dim=1))
+    return torch.cat(outputs, dim=2).transpose(1, 2)
+
+
+def _chunk_size(module: nn.Module) -> int | None:
+    """How long the chunks are that a layer sees alone; None: it sees more than a chunk.
+
+    transformers says it in the mask only, so it is read where the mask's maker reads it.
+    """
+    config: Any = getattr(module, "config", None)
+    kinds = getattr(config, "layer_types", None)
+    is_chunked = kinds is not None and kinds[module.layer_idx] == "chunked_attention"
+    return config.attention_chunk_size if is_chunked else None
+
+
+def cut_samples(borders: Tensor, size: int) -> Tensor:
+    """`cu_seq_lens` of samples cut into pieces of `size` tokens, each sample's last as long as what is left."""
+    pieces = [
+        torch.arange(start, stop, size, dtype=borders.dtype)
+        for start, stop in zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True)
+    ]
+    return torch.cat([*pieces, borders[-1:].cpu()]).to(borders.device)
+
+
+def _restart_temperature(module: nn.Module, query: Tensor, borders: Tensor) -> Tensor:
+    """Queries scaled by their position in the sample, where Llama 4 scaled them by their position in the row.
+
+    Rows shorter than `floor_scale` are not scaled at all, and come back as they are.
+    """
+    layer: Any = module
+    num_tokens = query.shape[2]
+    is_scaled = getattr(layer, "attn_temperature_tuning", False) and not layer.use_rope
+    if not is_scaled or num_tokens < layer.floor_scale:
+        return query
+
+    def temperature(positions: Tensor) -> Tensor:
+        return torch.log1p(torch.floor((positions + 1.0) / layer.floor_scale)) * layer.attn_scale + 1.0
+
+    in_row = torch.arange(num_tokens, device=query.device)
+    starts = torch.repeat_interleave(borders[:-1], torch.diff(borders))
+    factor = temperature((in_row - starts).float()) / temperature(in_row.float())
+    return (query * factor[:, None]).to(query.dtype)
 
 
 AttentionInterface.register(VARLEN, varlen_attention)

@@ -21,6 +21,7 @@ from vlmforge.errors import CheckpointError, ConfigError, Problem
 from vlmforge.models.adapters import apply_adapter, base_name, init_adapter, is_adapter, peft_name, read_adapter_config
 from vlmforge.models.attention import VARLEN
 from vlmforge.models.hub import fetch_folder
+from vlmforge.models.layout import match_files
 from vlmforge.models.shape import build_hf_config, find_family
 from vlmforge.parallel.shard import copy_full
 
@@ -146,20 +147,21 @@ def initialise(model: PreTrainedModel, seed: int, only_missing: bool = False) ->
         only_missing: draw only what a weight file does not hold: adapters and buffers.
     """
     for name, module in model.named_modules():
-        own = dict(module.named_parameters(recurse=False))
-        buffers = dict(module.named_buffers(recurse=False))
-        if buffers or (own and (not only_missing or is_adapter(f"{name}."))):
-            fresh = _draw_module(model, name, module, seed)
-            for key, tensor in (own | buffers).items():
+        is_drawn = not only_missing or is_adapter(f"{name}.")
+        own = dict(module.named_parameters(recurse=False)) if is_drawn else {}
+        own |= dict(module.named_buffers(recurse=False))
+        if own:
+            fresh = _draw_module(model, name, module, seed, "cpu" if is_drawn else "meta")
+            for key, tensor in own.items():
                 copy_full(tensor, getattr(fresh, key))
 
 
-def _draw_module(model: PreTrainedModel, name: str, module: nn.Module, seed: int) -> nn.Module:
-    """A copy of one module without its children, in full, on the CPU, with fresh weights."""
+def _draw_module(model: PreTrainedModel, name: str, module: nn.Module, seed: int, device: str) -> nn.Module:
+    """A copy of one module without its children, in full, with fresh weights on `device` and buffers on the CPU."""
     fresh = copy.copy(module)
     fresh._modules = {}
     fresh._parameters = {
-        key: None if value is None else nn.Parameter(torch.zeros(value.shape, dtype=value.dtype))
+        key: None if value is None else nn.Parameter(torch.zeros(value.shape, dtype=value.dtype, device=device))
         for key, value in module._parameters.items()
     }
     fresh._buffers = {
@@ -180,15 +182,13 @@ def load_weights(model: PreTrainedModel, folder: Path, reader: TensorReader) -> 
     Raises:
         CheckpointError: tensors are missing, or left over, or of another shape.
     """
-    tensors = {base_name(name): p.detach() for name, p in model.named_parameters() if not is_adapter(name)}
-    available = reader.names(folder)
-    missing = sorted(tensors.keys() - available)
+    parameters = {base_name(name): p.detach() for name, p in model.named_parameters() if not is_adapter(name)}
     # A tied head may be stored under both its names.
-    tied = {base_name(name) for name, _ in model.named_parameters(remove_duplicate=False)}
-    left_over = sorted(available - tied - {name for name in available if name.endswith("rotary_emb.inv_freq")})
-    if missing or left_over:
-        raise CheckpointError(Problem(*_explain_mismatch(folder, missing, left_over)))
-    reader.read(folder, tensors)
+    aliases = {base_name(name) for name, _ in model.named_parameters(remove_duplicate=False)}
+    files = match_files(find_family(model.config), parameters, aliases, reader.names(folder))
+    if files.missing or files.left_over:
+        raise CheckpointError(Problem(*_explain_mismatch(folder, files.missing, files.left_over)))
+    reader.read(folder, files.tensors)
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, config: Config, reader: TensorReader) -> None:

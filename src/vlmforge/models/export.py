@@ -16,6 +16,9 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from vlmforge.config.schema import AdapterConfig
 from vlmforge.models.adapters import base_name, is_adapter, peft_name, save_adapter_config
+from vlmforge.models.family import Family
+from vlmforge.models.layout import split_for_file
+from vlmforge.models.shape import find_family
 from vlmforge.parallel.mesh import barrier
 from vlmforge.parallel.shard import full_tensor
 
@@ -36,7 +39,7 @@ def export_model(
     """
     tensors = {base_name(name): p.detach() for name, p in model.named_parameters() if not is_adapter(name)}
     partial = _begin(folder, is_main)
-    _write(partial, "model", tensors, is_main)
+    _write(partial, "model", tensors, is_main, find_family(model.config))
     if is_main:
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(partial)
@@ -67,7 +70,7 @@ def export_adapter(
     partial = _begin(folder, is_main)
     _write(partial, "adapter_model", tensors, is_main)
     if is_main:
-        save_adapter_config(partial, adapter, base)
+        save_adapter_config(partial, model, adapter, base)
         tokenizer.save_pretrained(partial)
     _finish(partial, folder, is_main)
 
@@ -87,18 +90,21 @@ def _finish(partial: Path, folder: Path, is_main: bool) -> None:
     barrier()
 
 
-def _write(folder: Path, stem: str, tensors: Mapping[str, Tensor], is_main: bool) -> None:
+def _write(folder: Path, stem: str, tensors: Mapping[str, Tensor], is_main: bool, family: Family | None = None) -> None:
+    """Gather and write file after file, under the names that a family's files have."""
     files = _split(tensors)
     total_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     weight_map: dict[str, str] = {}
     for index, names in enumerate(files, start=1):
         name = f"{stem}.safetensors" if len(files) == 1 else f"{stem}-{index:05d}-of-{len(files):05d}.safetensors"
-        gathered = {}
+        gathered: dict[str, Tensor] = {}
         for key in names:
             full = full_tensor(tensors[key])
             if is_main:
-                gathered[key] = full.cpu().contiguous()
-        weight_map |= dict.fromkeys(names, name)
+                parts = split_for_file(family, key, full) if family is not None else [(key, full)]
+                # Each in memory of its own: safetensors refuses views of one tensor.
+                gathered |= {part_name: part.cpu().clone().contiguous() for part_name, part in parts}
+        weight_map |= dict.fromkeys(gathered, name)
         if is_main:
             save_file(gathered, folder / name, metadata={"format": "pt"})
     if is_main and len(files) > 1:

@@ -25,6 +25,12 @@ class Family:
         groups: group of `stage.trainable` to the module path prefix that it names; "" is the whole model.
         tiny: `model.config` of the tiny version, merged over the recipe's own fields.
         tiny_drops: fields of a full-size recipe that have no meaning in the tiny version.
+        decoder: module path of what turns ids into hidden states, the final norm included.
+        attentions: values of `model.attention` that transformers' class computes rightly.
+        not_adapted: last names of linear modules that an adapter leaves alone: their output is not a plain tensor.
+        fused: experts' matrices that the model holds as one tensor, and its files one by one; see `Fused`.
+        rope_by_layer_type: where kinds of layers have rotary bases of their own, the kind and the field of its base.
+        wrapper: the image-text model in whose folders this model's weights are published; see `Wrapper`.
     """
 
     name: str
@@ -36,6 +42,41 @@ class Family:
     groups: Mapping[str, str]
     tiny: Mapping[str, Any]
     tiny_drops: tuple[str, ...] = field(default=())
+    decoder: str = "model"
+    attentions: tuple[str, ...] = ("varlen", "sdpa", "eager")
+    not_adapted: tuple[str, ...] = ()
+    fused: tuple[Fused, ...] = ()
+    rope_by_layer_type: Mapping[str, str] = field(default_factory=dict[str, str])
+    wrapper: Wrapper | None = None
+
+
+@dataclass(frozen=True)
+class Fused:
+    """How a file holds the experts' matrices that the model holds as one tensor, experts first.
+
+    Attributes:
+        parameter: end of the model's name of that tensor.
+        pieces: ends of the names of one expert's tensors, `{}` for its number; stacked along their rows, each an
+            equal share, they are that expert's matrix.
+    """
+
+    parameter: str
+    pieces: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """A model of text and images whose folder can be read for its text part alone.
+
+    Attributes:
+        model_type: `model_type` of its config.json.
+        section: where that holds the text model's fields.
+        prefix: what stands before the text model's tensor names; other tensors belong to the images.
+    """
+
+    model_type: str
+    section: str
+    prefix: str
 
 
 NONE = type(None)
@@ -62,6 +103,12 @@ TEXT_FIELDS: Mapping[str, tuple[type, ...]] = {
     "eos_token_id": (int, list, NONE),
     "pad_token_id": (int, NONE),
 }
+
+
+def without(fields: Mapping[str, tuple[type, ...]], *names: str) -> dict[str, tuple[type, ...]]:
+    """The fields but those named."""
+    return {name: types for name, types in fields.items() if name not in names}
+
 
 TEXT_REQUIRED = (
     "vocab_size",

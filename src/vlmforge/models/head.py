@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from vlmforge.config.schema import IGNORE_INDEX
 from vlmforge.models.attention import VARLEN
+from vlmforge.models.shape import find_family
 
 # Elements of one slice of logits: 128 MiB in fp32.
 SLICE_ELEMENTS = 2**25
@@ -53,7 +54,9 @@ class LossModel(nn.Module):
         # A frozen base or a batch without labels still has to take part in every collective of the backward pass.
         if not is_label.any():
             return (hidden_states.float() * 0.0).sum() + (head.weight[:1] * 0.0).float().sum()
-        return linear_cross_entropy_sum(hidden_states[is_label], head.weight, labels[is_label])
+        # Of Gemma; other families' configs have no such field.
+        softcap = getattr(self.model.config, "final_logit_softcapping", None)
+        return linear_cross_entropy_sum(hidden_states[is_label], head.weight, labels[is_label], softcap)
 
     def hidden_states(self, input_ids: Tensor, position_ids: Tensor, cu_seq_lens: Tensor, max_seq_len: int) -> Tensor:
         """`[1, T, D]`: what the final norm gives, samples isolated from each other."""
@@ -66,7 +69,9 @@ class LossModel(nn.Module):
                 "max_length_k": max_seq_len,
             }
         # With use_cache, transformers takes restarting positions for a cache and lets packed samples see each other.
-        output = self.model.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False, **borders)
+        # Not `base_model` or `get_decoder`: for Llama 4's text model both are the model itself, with its logits.
+        decoder = self.model.get_submodule(find_family(self.model.config).decoder)
+        output = decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False, **borders)
         return output.last_hidden_state
 
 
@@ -74,8 +79,8 @@ class _LinearCrossEntropySum(torch.autograd.Function):
     """Loss and gradients of one slice at a time; the gradients are made in forward, where the logits are."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        needs_hidden, needs_weight, _ = ctx.needs_input_grad
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, softcap: float | None) -> Tensor:
+        needs_hidden, needs_weight, *_ = ctx.needs_input_grad
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
@@ -83,13 +88,20 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         for start in range(0, len(labels), size):
             part = slice(start, start + size)
             # One fused pass over the slice, from the type of the logits straight to fp32.
-            log_probabilities = torch.log_softmax(hidden[part] @ weight.T, dim=-1, dtype=torch.float32)
+            logits = hidden[part] @ weight.T
+            if softcap is not None:
+                logits = softcap * torch.tanh(logits.float() / softcap)
+            log_probabilities = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
             picked = labels[part].unsqueeze(1)
             total -= log_probabilities.gather(1, picked).sum()
             if not (needs_hidden or needs_weight):
                 continue
             ones = torch.ones_like(picked, dtype=torch.float32)
-            grad_logits = log_probabilities.exp_().scatter_add_(1, picked, -ones).to(hidden.dtype)
+            grad_logits = log_probabilities.exp_().scatter_add_(1, picked, -ones)
+            if softcap is not None:
+                # The slope of the cap: 1 - tanh squared.
+                grad_logits *= 1.0 - (logits / softcap).square()
+            grad_logits = grad_logits.to(hidden.dtype)
             if grad_hidden is not None:
                 torch.mm(grad_logits, weight, out=grad_hidden[part])
             if grad_weight is not None:
@@ -99,7 +111,7 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (grad_output,) = grad_outputs
         grad_hidden, grad_weight = ctx.saved_tensors
         # Scaled in fp32: 1 / num_label_tokens rounded to bf16 would scale every gradient by up to 0.4%.
@@ -107,10 +119,11 @@ class _LinearCrossEntropySum(torch.autograd.Function):
             None if grad_hidden is None else (grad_hidden * grad_output.float()).to(grad_hidden.dtype),
             None if grad_weight is None else (grad_weight * grad_output).to(ctx.weight_dtype),
             None,
+            None,
         )
 
 
-def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, labels: Tensor, softcap: float | None = None) -> Tensor:
     """Sum of the cross entropies of `hidden @ weight.T` against `labels`, in fp32.
 
     torch's own `linear_cross_entropy` rounds the losses to the type of its inputs: 10.94 for 10.909 in bf16.
@@ -119,5 +132,6 @@ def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, labels: Tensor) -> 
         hidden: `[L, D]`.
         weight: `[V, D]`.
         labels: `[L]`, every one a real label.
+        softcap: the logits become `softcap * tanh(logits / softcap)`; None: they stay.
     """
-    return _LinearCrossEntropySum.apply(hidden, weight, labels)
+    return _LinearCrossEntropySum.apply(hidden, weight, labels, softcap)

@@ -16,6 +16,7 @@ QWEN2 = Family(
     required=TEXT_REQUIRED,
     layers="model.layers",
     groups={"language_model": ""},
-    tiny=TINY_TEXT,
+    # One layer is below the windows, one above.
+    tiny={**TINY_TEXT, "max_window_layers": 1},
     tiny_drops=("layer_types",),
 )

@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
+from vlmforge.config.pretrained import unwrap
 from vlmforge.config.schema import ModelConfig
 from vlmforge.errors import ConfigError, Problem, one_of
 from vlmforge.models import FAMILIES
@@ -32,6 +33,14 @@ def find_family(shape: PretrainedConfig) -> Family:
     return _family_of_type(shape.model_type, "model.config")
 
 
+def plain_attention(shape: PretrainedConfig) -> str:
+    """The fastest of transformers' own attentions that computes a model rightly, of a family or not."""
+    for family in FAMILIES.values():
+        if family.model_type == shape.model_type and "sdpa" not in family.attentions:
+            return "eager"
+    return "sdpa"
+
+
 def build_hf_config(model: ModelConfig, is_offline: bool = False) -> PretrainedConfig:
     """The pretrained config with the recipe's fields over it, or the recipe's fields alone.
 
@@ -45,18 +54,19 @@ def build_hf_config(model: ModelConfig, is_offline: bool = False) -> PretrainedC
     """
     if model.pretrained is None or (is_offline and not Path(model.pretrained).is_dir()):
         assert model.family is not None, "gate 1 lets no recipe through that names neither weights nor a family"
-        return _build(FAMILIES[model.family].model_type, {}, model.config)
+        return _build(FAMILIES[model.family], {}, model.config)
     folder = fetch_folder(model.pretrained, with_weights=False)
     stored, _ = PretrainedConfig.get_config_dict(folder)
-    model_type = _family_of_type(str(stored.pop("model_type", None)), str(folder / "config.json")).model_type
-    return _build(model_type, {k: v for k, v in stored.items() if k not in NOT_FROM_FILES}, model.config)
+    stored = unwrap(stored, FAMILIES)
+    family = _family_of_type(str(stored.pop("model_type", None)), str(folder / "config.json"))
+    return _build(family, {k: v for k, v in stored.items() if k not in NOT_FROM_FILES}, model.config)
 
 
 def _family_of_type(model_type: str, where: str) -> Family:
     for family in FAMILIES.values():
         if family.model_type == model_type:
             return family
-    known = f"use a model of type {one_of([family.model_type for family in FAMILIES.values()])}"
+    known = one_of([family.model_type for family in FAMILIES.values()])
     problem = Problem(
         f"model_type = {model_type} belongs to no model family that vlmforge knows",
         where,
@@ -65,27 +75,44 @@ def _family_of_type(model_type: str, where: str) -> Family:
     raise ConfigError(problem)
 
 
-def _build(model_type: str, stored: Mapping[str, Any], own: Mapping[str, Any]) -> PretrainedConfig:
-    stored_rope, stored_rest = _split_rope(stored)
-    own_rope, own_rest = _split_rope(own)
+def _build(family: Family, stored: Mapping[str, Any], own: Mapping[str, Any]) -> PretrainedConfig:
+    bases = family.rope_by_layer_type
+    stored_rope, stored_rest = _split_rope(stored, bases)
+    own_rope, own_rest = _split_rope(own, bases)
+    ropes = {kind: _merge_rope(stored_rope[kind], own_rope[kind]) for kind in own_rope}
+    if any(ropes.values()):
+        own_rest["rope_parameters"] = {kind: rope for kind, rope in ropes.items() if rope} if bases else ropes[""]
+    return AutoConfig.for_model(family.model_type, **{**stored_rest, **own_rest})
+
+
+def _merge_rope(stored: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     # A recipe that states a scaling replaces the stored one; one that states only a base keeps it.
-    kept = {"rope_theta": stored_rope.get("rope_theta")} if "rope_type" in own_rope else stored_rope
-    rope = {name: value for name, value in {**kept, **own_rope}.items() if value is not None}
+    kept = {"rope_theta": stored.get("rope_theta")} if "rope_type" in own else stored
+    rope = {name: value for name, value in {**kept, **own}.items() if value is not None}
     if rope:
         rope.setdefault("rope_type", "default")
-        own_rest["rope_parameters"] = rope
-    return AutoConfig.for_model(model_type, **{**stored_rest, **own_rest})
+    return rope
 
 
-def _split_rope(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Everything about rotary positions in transformers 5's form, and the other fields."""
+def _split_rope(
+    fields: Mapping[str, Any], bases: Mapping[str, str]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Everything about rotary positions in transformers 5's form, and the other fields.
+
+    Args:
+        fields: of a config.json or a recipe.
+        bases: the family's kinds of layers with the field of each one's base, the kind that is scaled first; empty
+            where all layers are alike, which are then the kind "".
+    """
     rest = dict(fields)
-    rope: dict[str, Any] = dict(rest.pop("rope_parameters", None) or {})
+    stated: dict[str, Any] = dict(rest.pop("rope_parameters", None) or {})
+    rope: dict[str, dict[str, Any]] = {kind: dict(stated.get(kind) or {}) for kind in bases} or {"": stated}
     if "rope_scaling" in rest:
         scaling = dict(rest.pop("rope_scaling") or {"rope_type": "default"})
         # Files of before 2024 say `type`.
         scaling.setdefault("rope_type", scaling.pop("type", "default"))
-        rope |= scaling
-    if (theta := rest.pop("rope_theta", None)) is not None:
-        rope["rope_theta"] = theta
+        rope[next(iter(rope))] |= scaling
+    for kind, name in (bases or {"": "rope_theta"}).items():
+        if (theta := rest.pop(name, None)) is not None:
+            rope[kind]["rope_theta"] = theta
     return rope, rest

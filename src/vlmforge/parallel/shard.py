@@ -68,3 +68,12 @@ def copy_full(target: Tensor, full: Tensor) -> None:
 def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor in full, on every rank; a collective when it is sharded."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local_rows(tensor: Tensor) -> tuple[Tensor, int]:
+    """What this rank holds of a tensor that is whole, or sharded along its first dim alone, and its first row."""
+    if not isinstance(tensor, DTensor):
+        return tensor, 0
+    assert all(p.is_replicate() or p.is_shard(0) for p in tensor.placements), "sharded along another dim"
+    (chunk,) = tensor.__create_chunk_list__()
+    return tensor.to_local(), chunk.offsets[0]

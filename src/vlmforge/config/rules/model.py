@@ -24,7 +24,16 @@ SHAPE_FIELDS = frozenset(
         "num_key_value_heads",
         "head_dim",
         "attention_bias",
+        "attention_out_bias",
         "mlp_bias",
+        "intermediate_size_mlp",
+        "moe_intermediate_size",
+        "num_experts",
+        "num_local_experts",
+        "decoder_sparse_step",
+        "mlp_only_layers",
+        "moe_layers",
+        "interleave_moe_layer_step",
         "tie_word_embeddings",
     }
 )
@@ -220,7 +229,11 @@ def check_heads(subject: Subject) -> Iterator[Finding]:
     hidden, heads, groups = (
         shape.fields.get(name) for name in ("hidden_size", "num_attention_heads", "num_key_value_heads")
     )
-    if _is_count(hidden) and _is_count(heads) and hidden % heads and shape.fields.get("head_dim") is None:
+    family = subject.facts.families.get(shape.family or "")
+    # A family whose head_dim cannot be null has a default for it.
+    is_free = family is not None and type(None) not in family.fields.get("head_dim", (type(None),))
+    is_free = is_free or shape.fields.get("head_dim") is not None
+    if _is_count(hidden) and _is_count(heads) and hidden % heads and not is_free:
         yield Finding(
             ("model.config.num_attention_heads", "model.config.hidden_size"),
             f"model.config.num_attention_heads = {heads} must divide hidden_size = {hidden}, or head_dim must be set",

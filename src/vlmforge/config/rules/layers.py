@@ -1,0 +1,183 @@
+"""Rules of a model's layers: how far each looks back, its experts, and which attention computes it rightly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vlmforge.config.encode import scalar_text
+from vlmforge.config.facts import FamilyFacts
+from vlmforge.config.plain import is_list, is_whole_number
+from vlmforge.config.pretrained import derive_shape
+from vlmforge.config.rules.finding import Finding, Rule, Subject
+from vlmforge.errors import one_of
+
+LENGTHS = ("sliding_window", "attention_chunk_size", "floor_scale", "query_pre_attn_scalar")
+
+
+def _shape(subject: Subject) -> tuple[FamilyFacts, Mapping[str, Any]] | None:
+    """The family and its fields; null where another rule reports that they are not known."""
+    try:
+        shape = derive_shape(subject.config.model, subject.facts.families, subject.facts.stated_shape)
+    except ValueError:
+        return None
+    family = subject.facts.families.get(shape.family or "")
+    return None if family is None else (family, shape.fields)
+
+
+def check_attention_of_family(subject: Subject) -> Iterator[Finding]:
+    """The attention computes what the family's layers are."""
+    known = _shape(subject)
+    chosen = subject.config.model.attention
+    if known is not None and chosen not in known[0].attentions:
+        yield Finding(
+            ("model.attention", "model.family"),
+            f"model.attention = {chosen} does not compute the layers of family {known[0].name}",
+            f"model.attention={known[0].attentions[0]}",
+        )
+
+
+def check_lengths(subject: Subject) -> Iterator[Finding]:
+    """Windows and chunks hold a token, and a window that is set is used."""
+    known = _shape(subject)
+    if known is None:
+        return
+    _, fields = known
+    for name in LENGTHS:
+        length = fields.get(name)
+        if is_whole_number(length) and length < 1:
+            path = f"model.config.{name}"
+            yield Finding((path,), f"{path} = {length} must be at least 1", f"{path}=4096")
+    # A folder's own config.json may name a window that it does not use; a recipe may not.
+    own = subject.config.model.config
+    switch = fields.get("use_sliding_window", False)
+    if "use_sliding_window" in known[0].fields and own.get("sliding_window") is not None and switch is False:
+        yield Finding(
+            ("model.config.sliding_window", "model.config.use_sliding_window"),
+            f"model.config.sliding_window = {own['sliding_window']} has no effect with use_sliding_window = false",
+            "model.config.use_sliding_window=true, or remove model.config.sliding_window",
+        )
+
+
+def check_layer_types(subject: Subject) -> Iterator[Finding]:
+    """One kind for each layer, each of them a kind of the family, and its window or chunk set."""
+    known = _shape(subject)
+    if known is None or "layer_types" not in known[0].fields:
+        return
+    family, fields = known
+    local = "attention_chunk_size" if "attention_chunk_size" in family.fields else "sliding_window"
+    kind = "chunked_attention" if local == "attention_chunk_size" else "sliding_attention"
+    types = fields.get("layer_types")
+    # Unless it says otherwise, a family that has no switch for them has local layers.
+    has_local = kind in types if is_list(types) else "use_sliding_window" not in family.fields
+    yield from _check_list(fields, "layer_types", (kind, "full_attention"))
+    is_off = fields.get("use_sliding_window", "use_sliding_window" not in family.fields) is False
+    if has_local and (is_off or (local in fields and fields[local] is None)):
+        name = "use_sliding_window" if is_off else local
+        fix = "model.config.use_sliding_window=true" if is_off else f"model.config.{local}=4096"
+        yield Finding(
+            (f"model.config.{name}", "model.config.layer_types"),
+            f"model.config.{name} = {scalar_text(fields.get(name))}, and layers of kind {kind} need their length",
+            f"{fix}, or set every item of model.config.layer_types to full_attention",
+        )
+
+
+def _check_list(fields: Mapping[str, Any], name: str, choices: tuple[object, ...]) -> Iterator[Finding]:
+    """A list with one item for each layer, or none."""
+    items, count = fields.get(name), fields.get("num_hidden_layers")
+    path = f"model.config.{name}"
+    if not is_list(items) or not items or not is_whole_number(count):
+        return
+    if len(items) != count:
+        yield Finding(
+            (path, "model.config.num_hidden_layers"),
+            f"{path} has {len(items)} items, and num_hidden_layers = {count}: it must have one for each layer",
+            f"give {count} items, or model.config.num_hidden_layers={len(items)}",
+        )
+    for item in dict.fromkeys(item for item in items if item not in choices):
+        texts = [scalar_text(choice) for choice in choices]
+        yield Finding((path,), f"{path} holds {scalar_text(item)}, which is not {one_of(texts)}", f"use {texts[0]}")
+
+
+def check_rope_layers(subject: Subject) -> Iterator[Finding]:
+    """Whether a layer has rotary positions is said for each, by a 1 or a 0."""
+    known = _shape(subject)
+    if known is not None:
+        yield from _check_list(known[1], "no_rope_layers", (1, 0))
+
+
+def check_experts(subject: Subject) -> Iterator[Finding]:
+    """A token goes through no more experts than there are, and the layers with experts exist."""
+    known = _shape(subject)
+    if known is None:
+        return
+    _, fields = known
+    used = fields.get("num_experts_per_tok")
+    for name in ("num_experts", "num_local_experts"):
+        count = fields.get(name)
+        if is_whole_number(count) and is_whole_number(used) and used > count:
+            yield Finding(
+                ("model.config.num_experts_per_tok", f"model.config.{name}"),
+                f"model.config.num_experts_per_tok = {used} must be at most {name} = {count}",
+                f"model.config.num_experts_per_tok={max(1, count)}",
+            )
+    num_layers = fields.get("num_hidden_layers")
+    for name in ("mlp_only_layers", "moe_layers"):
+        layers = fields.get(name)
+        for layer in layers if is_list(layers) and is_whole_number(num_layers) else ():
+            if not is_whole_number(layer) or not 0 <= layer < num_layers:
+                yield Finding(
+                    (f"model.config.{name}", "model.config.num_hidden_layers"),
+                    f"model.config.{name} names layer {scalar_text(layer)}; they are 0 to {num_layers - 1}",
+                    f"remove {scalar_text(layer)} from model.config.{name}",
+                )
+                break
+
+
+def check_unsupported(subject: Subject) -> Iterator[Finding]:
+    """What a folder or a recipe may ask of transformers and this version does not do."""
+    known = _shape(subject)
+    if known is None:
+        return
+    reasons = {
+        "use_bidirectional_attention": "training is causal: a token sees those before it only",
+        "output_router_logits": "the auxiliary loss of the router is not part of the loss in this version",
+    }
+    for name, reason in reasons.items():
+        if known[1].get(name) is True:
+            path = f"model.config.{name}"
+            yield Finding((path, "model.pretrained"), f"{path} = true, but {reason}", f"{path}=false")
+
+
+def check_row_positions(subject: Subject) -> Iterator[Finding]:
+    """Where transformers counts chunks and temperatures along the row, a row is one sample or short."""
+    known = _shape(subject)
+    stage, model = subject.config.stage, subject.config.model
+    if known is None or model.attention == "varlen" or "attention_chunk_size" not in known[0].fields:
+        return
+    _, fields = known
+    names = ["attention_chunk_size"]
+    if fields.get("attn_temperature_tuning", True):
+        names.append("floor_scale")
+    # transformers' own default is 8192 for both.
+    limit = min((value for name in names if is_whole_number(value := fields.get(name, 8192))), default=None)
+    num_tokens = stage.seq_len * stage.micro_batch_size
+    if limit is None or num_tokens <= limit or (stage.packing == "none" and stage.micro_batch_size == 1):
+        return
+    yield Finding(
+        ("model.attention", "stage.micro_batch_size", "stage.packing"),
+        f"model.attention = {model.attention} counts chunks of {limit} tokens along the row, over the borders of its "
+        f"samples (up to {num_tokens} tokens)",
+        "model.attention=varlen, or stage.packing=none stage.micro_batch_size=1",
+    )
+
+
+RULES: tuple[Rule, ...] = (
+    check_attention_of_family,
+    check_lengths,
+    check_layer_types,
+    check_rope_layers,
+    check_experts,
+    check_unsupported,
+    check_row_positions,
+)

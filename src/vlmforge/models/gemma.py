@@ -1,0 +1,22 @@
+"""Gemma 1: embeddings scaled by the root of the width, norms that multiply by 1 + weight, tied head.
+
+transformers `GemmaForCausalLM`. Files of 2024 say `hidden_act: gelu`; it has always meant the tanh approximation.
+"""
+
+from vlmforge.models.family import NONE, TEXT_FIELDS, TEXT_REQUIRED, TINY_TEXT, Family
+
+GEMMA = Family(
+    name="gemma",
+    model_type="gemma",
+    architecture="GemmaForCausalLM",
+    fields={
+        **TEXT_FIELDS,
+        "head_dim": (int,),
+        "attention_bias": (bool,),
+        "use_bidirectional_attention": (bool, NONE),
+    },
+    required=TEXT_REQUIRED,
+    layers="model.layers",
+    groups={"language_model": ""},
+    tiny={**TINY_TEXT, "head_dim": 32},
+)

@@ -1,0 +1,20 @@
+"""Mistral 7B: Llama whose every layer may look back a fixed window only (transformers `MistralForCausalLM`)."""
+
+from vlmforge.models.family import NONE, TEXT_FIELDS, TEXT_REQUIRED, TINY_TEXT, Family
+
+MISTRAL = Family(
+    name="mistral",
+    model_type="mistral",
+    architecture="MistralForCausalLM",
+    fields={
+        **TEXT_FIELDS,
+        "head_dim": (int, NONE),
+        # transformers' default is 4096: files without a window say null.
+        "sliding_window": (int, NONE),
+    },
+    required=TEXT_REQUIRED,
+    layers="model.layers",
+    groups={"language_model": ""},
+    tiny=TINY_TEXT,
+    tiny_drops=("head_dim",),
+)

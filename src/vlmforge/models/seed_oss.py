@@ -1,0 +1,21 @@
+"""Seed-OSS: Llama with biases on queries, keys and values, and dropout in the residual (`SeedOssForCausalLM`)."""
+
+from vlmforge.models.family import NONE, TEXT_FIELDS, TEXT_REQUIRED, TINY_TEXT, Family
+
+SEED_OSS = Family(
+    name="seed_oss",
+    model_type="seed_oss",
+    architecture="SeedOssForCausalLM",
+    fields={
+        **TEXT_FIELDS,
+        "head_dim": (int, NONE),
+        "attention_bias": (bool,),
+        "attention_out_bias": (bool,),
+        "mlp_bias": (bool,),
+        "residual_dropout": (float, int),
+    },
+    required=TEXT_REQUIRED,
+    layers="model.layers",
+    groups={"language_model": ""},
+    tiny={**TINY_TEXT, "head_dim": 32},
+)
