@@ -122,9 +122,11 @@ def check_experts(subject: Subject) -> Iterator[Finding]:
                 f"model.config.num_experts_per_tok={max(1, count)}",
             )
     num_layers = fields.get("num_hidden_layers")
+    if not is_whole_number(num_layers):
+        return
     for name in ("mlp_only_layers", "moe_layers"):
         layers = fields.get(name)
-        for layer in layers if is_list(layers) and is_whole_number(num_layers) else ():
+        for layer in layers if is_list(layers) else ():
             if not is_whole_number(layer) or not 0 <= layer < num_layers:
                 yield Finding(
                     (f"model.config.{name}", "model.config.num_hidden_layers"),
