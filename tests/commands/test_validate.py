@@ -112,6 +112,22 @@ BAD_OVERRIDES = [
     ("~scale", "the scale is chosen as a group", "scale=full"),
     ("stage.generation.top_p=0.5", "has no effect with temperature = 0", "stage.generation.temperature=1.0"),
     ("stage.packing_window=5", "has no effect with stage.packing = none", "stage.packing=best_fit"),
+    ("stage.max_tokens_per_micro_batch=1000", "must be at least stage.seq_len = 1024", "micro_batch=1024"),
+    (
+        "stage.max_tokens_per_micro_batch=2048 stage.packing=best_fit",
+        "is for rows of different lengths",
+        "stage.packing=none",
+    ),
+    (
+        "stage.max_tokens_per_micro_batch=2048 stage.micro_batch_size=4",
+        "are both set, and micro-batches are cut by tokens or by rows",
+        "~stage.micro_batch_size",
+    ),
+    (
+        "stage.max_tokens_per_micro_batch=2048 stage.global_batch_size=1 parallelism.dp_shard=2",
+        "must be at least the number of data ranks = 2",
+        "stage.global_batch_size=2",
+    ),
     ("run.stop_after_steps=11", "must be at most stage.max_steps = 10", "run.stop_after_steps=10"),
     ("checkpointing.resume=atuo", "must be auto, never or a step folder", "checkpointing.resume=auto"),
     ("logging.trackers=[tensorbord]", "is not a tracker", "tensorboard"),
@@ -279,6 +295,17 @@ def test_a_good_recipe_is_one_line(
     assert line == (
         "ok: mine: dp_replicate 1 x dp_shard 2 = 2 ranks, 4 micro-batches of 1 row per rank and step, 10 steps"
     )
+
+
+def test_micro_batches_cut_by_tokens_have_no_fixed_number(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlmforge.commands.validate._check_on_meta", lambda config: [])
+    # Any number of rows goes with any number of ranks.
+    words = ["parallelism.dp_shard=3", "stage.global_batch_size=7", "stage.max_tokens_per_micro_batch=4096"]
+    assert main(["validate", f"recipe={recipe.name}", *words]) == 0
+    expected = "= 3 ranks, 7 rows per step in micro-batches of at most 4096 tokens, 10 steps\n"
+    assert capsys.readouterr().out.endswith(expected)
 
 
 def test_epochs_are_counted_in_steps_where_files_tell(

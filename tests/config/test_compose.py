@@ -152,6 +152,14 @@ def test_tiny_keeps_the_structure_and_shrinks_the_sizes() -> None:
     assert result.origins["stage.max_steps"] == "scale=tiny"
 
 
+def test_tiny_still_cuts_steps_by_tokens_where_the_recipe_does() -> None:
+    Path("mine.yaml").write_text(BODY + "  max_tokens_per_micro_batch: 65536\n")
+    _, read = decoded("scale=tiny")
+    assert read.config.stage.max_tokens_per_micro_batch == read.config.stage.seq_len == 512
+    assert derive_batch(read.config, 1).grad_accum_steps is None
+    assert not problems("scale=tiny", "data.validation=[]", "evaluate.tasks=[]")
+
+
 def test_tiny_gives_way_to_the_command_line_and_keeps_a_mesh_that_it_sets() -> None:
     _, read = decoded("stage.max_steps=7", "scale=tiny", "parallelism.dp_shard=2")
     assert read.config.stage.max_steps == 7

@@ -15,6 +15,8 @@ CASES = (
         for packing in ("none", "best_fit")
         for micro_batch_size in cuts
     ),
+    # Rows of up to 160 tokens, cut into three or four micro-batches on one rank, and two on each of two.
+    Case(max_tokens=160),
     Case(packing="best_fit", micro_batch_size=2, attention="sdpa"),
     Case(packing="best_fit", micro_batch_size=2, attention="eager"),
     Case(packing="best_fit", micro_batch_size=2, recompute="full"),

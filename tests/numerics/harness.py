@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from vlmforge.commands.configuring import load_config
 from vlmforge.commands.request import Request
+from vlmforge.config.derived import derive_batch
 from vlmforge.config.schema import Config
 from vlmforge.data.loader import build_train_loader
 from vlmforge.models.adapters import is_adapter
@@ -43,6 +44,7 @@ class Case:
     is_lora: bool = False
     packing: str = "none"
     micro_batch_size: int = 1
+    max_tokens: int | None = None
     attention: str = "varlen"
     recompute: str = "none"
     mutation: str = ""
@@ -50,7 +52,8 @@ class Case:
     @property
     def name(self) -> str:
         kind = "lora" if self.is_lora else "full"
-        parts = (self.family, kind, self.packing, f"mbs{self.micro_batch_size}", self.attention, self.recompute)
+        cut = f"mbs{self.micro_batch_size}" if self.max_tokens is None else f"max{self.max_tokens}"
+        parts = (self.family, kind, self.packing, cut, self.attention, self.recompute)
         return "-".join([*parts, self.mutation] if self.mutation else parts)
 
     @property
@@ -73,6 +76,8 @@ def configure(case: Case, folder: Path) -> Config:
         f"stage.max_steps={NUM_STEPS}",
         f"stage.optimizer.lr={LR}",
     ]
+    if case.max_tokens is not None:
+        overrides.append(f"stage.max_tokens_per_micro_batch={case.max_tokens}")
     if case.packing != "none":
         overrides.append("stage.packing_window=12")
     if case.is_lora:
@@ -90,7 +95,7 @@ def configure(case: Case, folder: Path) -> Config:
 def run_vlmforge(case: Case, config: Config, world: World) -> dict[str, Any]:
     """Losses and grad norms of every step, and every parameter's gradient of the first."""
     tokenizer = build_tokenizer(config.model)
-    num_accum = GLOBAL_BATCH_SIZE // (case.micro_batch_size * world.num_data_ranks)
+    num_accum = derive_batch(config, world.world_size).grad_accum_steps
     loader = build_train_loader(config, tokenizer, world.data_rank, world.num_data_ranks, num_accum)
     with mutate(case.mutation):
         root = build_root(config, world)

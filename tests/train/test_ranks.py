@@ -24,16 +24,34 @@ def wait_for_steps(run: Path, count: int) -> None:
     pytest.fail(f"{run} has not made {count} steps in two minutes")
 
 
-def test_a_run_goes_on_with_another_number_of_ranks_and_sees_the_same_samples(here: Path) -> None:
-    assert main(["train", "recipe=short.yaml", "run.name=whole"]) == 0
-    assert main(["train", "recipe=short.yaml", "run.name=moved", "run.stop_after_steps=2"]) == 0
-    two = start(here, "train", "recipe=short.yaml", "run.name=moved", "run.stop_after_steps=4", *TWO)
+UNPACKED = ("stage.packing=none", "~stage.packing_window")
+
+
+# Whole, and its beginning, its middle on two ranks and its end.
+@pytest.mark.parametrize(
+    ("recipe", "cuts"),
+    [
+        ((), ((), ())),
+        (UNPACKED, (("stage.max_tokens_per_micro_batch=300",), ("stage.max_tokens_per_micro_batch=512",))),
+    ],
+    ids=["packed", "cut by tokens"],
+)
+def test_a_run_goes_on_with_another_number_of_ranks_and_sees_the_same_samples(
+    here: Path, recipe: tuple[str, ...], cuts: tuple[tuple[str, ...], tuple[str, ...]]
+) -> None:
+    words = ("train", "recipe=short.yaml", *recipe)
+    assert main([*words, "run.name=whole"]) == 0
+    assert main([*words, "run.name=moved", "run.stop_after_steps=2", *cuts[0]]) == 0
+    two = start(here, *words, "run.name=moved", "run.stop_after_steps=4", *cuts[0], *TWO)
     assert two.wait(180) == 0, two.communicate()
-    assert main(["train", "recipe=short.yaml", "run.name=moved"]) == 0
+    assert main([*words, "run.name=moved", *cuts[1]]) == 0
     assert sample_ids(here / "runs/moved") == sample_ids(here / "runs/whole")
     moved, whole = (column(here / f"runs/{name}", "loss", "grad_norm") for name in ("moved", "whole"))
     for ours, theirs in zip(moved, whole, strict=True):
         assert ours == pytest.approx(theirs, rel=2e-5)
+    # Validation is cut in the same way as training.
+    validation = [metrics(here / f"runs/{name}")[-1]["validation_loss"] for name in ("moved", "whole")]
+    assert validation[0] == pytest.approx(validation[1], rel=2e-5)
 
 
 def test_a_signal_finishes_the_step_and_saves_on_every_rank(here: Path) -> None:

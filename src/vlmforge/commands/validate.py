@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vlmforge.commands.configuring import LoadedRecipe, load_config
 from vlmforge.commands.request import Request
+from vlmforge.config.derived import BatchSizes
 from vlmforge.config.schema import Config
 from vlmforge.errors import EXIT_OK, ConfigError, Problem
 
@@ -42,8 +43,17 @@ def describe(loaded: LoadedRecipe, steps: int | None) -> str:
     """The `ok:` line: mesh, micro-batches, steps."""
     config, batch = loaded.config, loaded.batch
     mesh = f"dp_replicate {batch.dp_replicate} x dp_shard {batch.dp_shard} = {_count(batch.world_size, 'rank')}"
-    micro = f"{_count(batch.grad_accum_steps, 'micro-batch', 'es')} of {_count(config.stage.micro_batch_size, 'row')}"
-    return f"ok: {loaded.recipe_name}: {mesh}, {micro} per rank and step, {_length(config, steps)}"
+    return f"ok: {loaded.recipe_name}: {mesh}, {_cut(config, batch)}, {_length(config, steps)}"
+
+
+def _cut(config: Config, batch: BatchSizes) -> str:
+    """How a step's rows become micro-batches."""
+    stage = config.stage
+    if batch.grad_accum_steps is None:
+        rows = _count(stage.global_batch_size, "row")
+        return f"{rows} per step in micro-batches of at most {stage.max_tokens_per_micro_batch} tokens"
+    num_micro_batches = _count(batch.grad_accum_steps, "micro-batch", "es")
+    return f"{num_micro_batches} of {_count(stage.micro_batch_size, 'row')} per rank and step"
 
 
 def _count(number: int, noun: str, plural: str = "s") -> str:

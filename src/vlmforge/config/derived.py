@@ -19,14 +19,15 @@ class BatchSizes:
         dp_replicate: ranks along that axis.
         dp_shard: ranks along that axis, -1 resolved.
         num_data_ranks: ranks that read different rows.
-        grad_accum_steps: forward passes of each data rank per optimizer step.
+        grad_accum_steps: forward passes of each data rank per optimizer step; null: as many as the tokens of a step
+            need (`stage.max_tokens_per_micro_batch`).
     """
 
     world_size: int
     dp_replicate: int
     dp_shard: int
     num_data_ranks: int
-    grad_accum_steps: int
+    grad_accum_steps: int | None
 
 
 def num_ranks_beside_shard(parallelism: ParallelismConfig) -> int:
@@ -60,12 +61,13 @@ def derive_batch(config: Config, world_size: int) -> BatchSizes:
         shard = max(1, world_size // rest)
     num_data_ranks = config.parallelism.dp_replicate * shard
     rows = config.stage.micro_batch_size * num_data_ranks
+    is_by_tokens = config.stage.max_tokens_per_micro_batch is not None
     return BatchSizes(
         world_size=world_size,
         dp_replicate=config.parallelism.dp_replicate,
         dp_shard=shard,
         num_data_ranks=num_data_ranks,
-        grad_accum_steps=max(1, config.stage.global_batch_size // rows),
+        grad_accum_steps=None if is_by_tokens else max(1, config.stage.global_batch_size // rows),
     )
 
 

@@ -186,6 +186,10 @@ def _shrink_stage(tiny: _Writer) -> None:
     if seq_len is None or (is_whole_number(seq_len) and seq_len > TINY_SEQ_LEN):
         tiny.update("stage", {"seq_len": TINY_SEQ_LEN})
     tiny.update("stage", TINY_STAGE)
+    cap, longest = stage.get("max_tokens_per_micro_batch"), stage["seq_len"]
+    if is_whole_number(cap) and is_whole_number(longest) and cap > longest:
+        # The steps are still cut.
+        tiny.update("stage", {"max_tokens_per_micro_batch": longest})
     if stage.get("packing", "none") != "none":
         tiny.update("stage", {"packing_window": TINY_PACKING_WINDOW})
     tiny.update("stage.generation", {"max_new_tokens": 4})

@@ -248,6 +248,13 @@ class StageConfig:
     )
     packing_window: int = key(1024, "Consecutive samples that are packed together.", minimum=1)
     micro_batch_size: int = key(1, "Rows per data rank per forward.", minimum=1)
+    max_tokens_per_micro_batch: int | None = key(
+        None,
+        "With packing none: cut the rows of a step into as few micro-batches as hold at most this many tokens each; "
+        "null: micro-batches of `micro_batch_size` rows.",
+        minimum=8,
+        example=8192,
+    )
     global_batch_size: int = key(8, "Rows per optimizer step, over all ranks.", minimum=1)
     max_steps: int | None = key(None, "Stop after this many optimizer steps.", minimum=1, example=100)
     max_epochs: float | None = key(

@@ -1,18 +1,22 @@
 """Dealing: which rows of a global batch go to which data rank and micro-batch.
 
-The rows of a step are settled before; dealing them is the only thing that depends on ranks. Longest first and
-back and forth over the hands, so that ranks which wait for each other have about equally much to do.
+The rows of a step are settled before; dealing them is the only thing that depends on ranks. Every rank deals for all
+ranks and keeps its own hands, so that all agree on the number of micro-batches without a word. Hands are made equally
+long, because ranks wait for each other in every micro-batch.
 """
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Sequence
 
+from vlmforge.data.pack import pack_best_fit
 from vlmforge.data.sample import Row, count_row_tokens
 
 
 def deal_rows(rows: Sequence[Row], data_rank: int, num_data_ranks: int, num_micro_batches: int) -> list[list[Row]]:
-    """The rows of each micro-batch of one data rank.
+    """The rows of each micro-batch of one data rank: longest first, back and forth over the hands.
 
     Args:
         rows: at most `micro_batch_size x num_data_ranks x num_micro_batches` rows.
@@ -26,9 +30,55 @@ def deal_rows(rows: Sequence[Row], data_rank: int, num_data_ranks: int, num_micr
     """
     num_hands = num_data_ranks * num_micro_batches
     hands: list[list[int]] = [[] for _ in range(num_hands)]
-    by_length = sorted(range(len(rows)), key=lambda k: (-count_row_tokens(rows[k]), k))
+    by_length = _longest_first([count_row_tokens(row) for row in rows])
     for turn, k in enumerate(by_length):
         lap, place = divmod(turn, num_hands)
         hands[place if lap % 2 == 0 else num_hands - 1 - place].append(k)
     mine = hands[data_rank::num_data_ranks]
     return [[rows[k] for k in sorted(hand)] for hand in mine]
+
+
+def deal_by_tokens(rows: Sequence[Row], data_rank: int, num_data_ranks: int, max_tokens: int) -> list[list[Row]]:
+    """The rows of each micro-batch of one data rank, as few micro-batches as best fit finds.
+
+    Args:
+        rows: any number, none of them longer than `max_tokens`.
+        data_rank: which rank.
+        num_data_ranks: how many there are.
+        max_tokens: that no micro-batch exceeds.
+
+    Returns:
+        At least one list, equally many on every rank; lists are empty where rows do not suffice.
+    """
+    lengths = [count_row_tokens(row) for row in rows]
+    full = pack_best_fit(lengths, max_tokens)
+    num_hands = max(1, math.ceil(len(full) / num_data_ranks)) * num_data_ranks
+    hands = _spread(lengths, num_hands)
+    if max(_tokens(hand, lengths) for hand in hands) > max_tokens:
+        # Equal hands are too long where lengths hardly fit together; the full ones hold, and need no more hands.
+        hands = full + [[] for _ in range(num_hands - len(full))]
+    # Those of about one length in the same micro-batch, and no rank always with the longest.
+    hands.sort(key=lambda hand: (-_tokens(hand, lengths), hand))
+    laps = [hands[start : start + num_data_ranks] for start in range(0, num_hands, num_data_ranks)]
+    mine = [lap[data_rank if number % 2 == 0 else -1 - data_rank] for number, lap in enumerate(laps)]
+    return [[rows[k] for k in sorted(hand)] for hand in mine]
+
+
+def _spread(lengths: Sequence[int], num_hands: int) -> list[list[int]]:
+    """Rows over hands of about equally many tokens: longest first, each to the hand with the fewest."""
+    hands: list[list[int]] = [[] for _ in range(num_hands)]
+    fewest = [(0, number) for number in range(num_hands)]
+    for k in _longest_first(lengths):
+        tokens, number = fewest[0]
+        hands[number].append(k)
+        heapq.heapreplace(fewest, (tokens + lengths[k], number))
+    return hands
+
+
+def _longest_first(lengths: Sequence[int]) -> list[int]:
+    """Positions of the lengths; of equal ones the first comes first."""
+    return sorted(range(len(lengths)), key=lambda k: (-lengths[k], k))
+
+
+def _tokens(hand: Sequence[int], lengths: Sequence[int]) -> int:
+    return sum(lengths[k] for k in hand)

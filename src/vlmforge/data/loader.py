@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmforge.config.schema import Config
 from vlmforge.data.collate import Batch, collate
-from vlmforge.data.deal import deal_rows
+from vlmforge.data.deal import deal_by_tokens, deal_rows
 from vlmforge.data.ledger import Ledger
 from vlmforge.data.sample import Row, Sample
 from vlmforge.data.sources import open_sources
@@ -44,7 +44,7 @@ class StepBatch:
     """One optimizer step's data.
 
     Attributes:
-        micro_batches: this data rank's micro-batches, `grad_accum_steps` of them.
+        micro_batches: this data rank's micro-batches, as many as every other rank has.
         sample_ids: `source#index` of the whole global batch, sorted.
         num_tokens: tokens of the whole global batch.
         num_label_tokens: label tokens of the whole global batch: the divisor of the loss. 0 if all of it are
@@ -70,7 +70,7 @@ class TrainLoader:
         config: Config,
         data_rank: int,
         num_data_ranks: int,
-        grad_accum_steps: int,
+        grad_accum_steps: int | None,
         state: Mapping[str, Any] | None,
     ) -> None:
         """Use `build_train_loader`."""
@@ -82,6 +82,7 @@ class TrainLoader:
         self._data_rank = data_rank
         self._num_data_ranks = num_data_ranks
         self._grad_accum_steps = grad_accum_steps
+        self._max_tokens = config.stage.max_tokens_per_micro_batch
         self._state = {"window": 0, "rows_used": 0} | ({k: int(v) for k, v in state.items()} if state else {})
 
     def __iter__(self) -> Iterator[StepBatch]:
@@ -139,9 +140,8 @@ class TrainLoader:
         samples = [sample for row in rows for sample in row]
         for sample in samples:
             ledger.count_sample(sample)
-        hands = deal_rows(rows, self._data_rank, self._num_data_ranks, self._grad_accum_steps)
         return StepBatch(
-            micro_batches=[collate(hand) for hand in hands],
+            micro_batches=[collate(hand) for hand in self._deal(rows)],
             sample_ids=tuple(sorted(sample.sample_id for sample in samples)),
             num_tokens=sum(sample.num_tokens for sample in samples),
             num_label_tokens=sum(sample.num_label_tokens for sample in samples),
@@ -149,13 +149,20 @@ class TrainLoader:
             state=state,
         )
 
+    def _deal(self, rows: list[Row]) -> list[list[Row]]:
+        """The rows of each of this rank's micro-batches."""
+        if self._grad_accum_steps is not None:
+            return deal_rows(rows, self._data_rank, self._num_data_ranks, self._grad_accum_steps)
+        assert self._max_tokens is not None, "micro-batches are cut by rows or by tokens"
+        return deal_by_tokens(rows, self._data_rank, self._num_data_ranks, self._max_tokens)
+
 
 def build_train_loader(
     config: Config,
     tokenizer: PreTrainedTokenizerBase,
     data_rank: int,
     num_data_ranks: int,
-    grad_accum_steps: int,
+    grad_accum_steps: int | None,
     state: Mapping[str, Any] | None = None,
 ) -> TrainLoader:
     """Open the training data.
@@ -165,7 +172,7 @@ def build_train_loader(
         tokenizer: a fast tokenizer.
         data_rank: which part of each global batch this rank trains on.
         num_data_ranks: how many parts there are; ranks that share one model share a part.
-        grad_accum_steps: micro-batches of a step on each rank.
+        grad_accum_steps: micro-batches of a step on each rank; None: cut by `stage.max_tokens_per_micro_batch`.
         state: from `TrainLoader.state` or `StepBatch.state`, to go on from; None: from the start.
 
     Raises:
@@ -227,6 +234,11 @@ def iterate_validation(
         DataError: as in training.
     """
     windows = build_validation_windows(config, tokenizer)
+    max_tokens = config.stage.max_tokens_per_micro_batch
+    if max_tokens is not None:
+        for window in windows.make_all():
+            yield from map(collate, deal_by_tokens(window.rows, data_rank, num_data_ranks, max_tokens))
+        return
     rows_at_once = config.stage.micro_batch_size * num_data_ranks
     rows: list[Row] = []
     for window in windows.make_all():

@@ -21,6 +21,7 @@ MAY_DIFFER = (
     "run.stop_after_steps",
     "stage.max_steps",
     "stage.micro_batch_size",
+    "stage.max_tokens_per_micro_batch",
     "stage.generation",
     "data.num_workers",
     "parallelism.dp_replicate",

@@ -85,13 +85,21 @@ def _said_by(subject: Subject) -> str:
 
 
 def check_batch(subject: Subject) -> Iterator[Finding]:
-    """The global batch is made of whole micro-batches on every data rank."""
+    """The global batch is made of whole micro-batches on every data rank; cut by tokens, of a row for each at least."""
     config = subject.config
     if config.parallelism.dp_shard == 0:
         return
     ranks = derive_world_size(config, subject.facts.world_size, subject.facts.num_gpus)
     sizes = derive_batch(config, ranks)
     micro, total = config.stage.micro_batch_size, config.stage.global_batch_size
+    if config.stage.max_tokens_per_micro_batch is not None:
+        if total < sizes.num_data_ranks:
+            yield Finding(
+                ("stage.global_batch_size", "parallelism.dp_shard"),
+                f"stage.global_batch_size = {total} must be at least the number of data ranks = {sizes.num_data_ranks}",
+                f"stage.global_batch_size={sizes.num_data_ranks}",
+            )
+        return
     rows = micro * sizes.num_data_ranks
     if total % rows == 0:
         return

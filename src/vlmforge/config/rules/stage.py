@@ -199,6 +199,33 @@ def check_packing(subject: Subject) -> Iterator[Finding]:
         )
 
 
+def check_token_cap(subject: Subject) -> Iterator[Finding]:
+    """Micro-batches are cut by rows or by tokens; by tokens where rows differ in length, and every row fits."""
+    stage, path = subject.config.stage, "stage.max_tokens_per_micro_batch"
+    cap = stage.max_tokens_per_micro_batch
+    if cap is None:
+        return
+    if stage.packing != "none":
+        yield Finding(
+            (path, "stage.packing"),
+            f"{path} = {cap} is for rows of different lengths, and stage.packing = {stage.packing} fills them",
+            f"~{path}, or stage.packing=none",
+        )
+    if cap < stage.seq_len:
+        yield Finding(
+            (path, "stage.seq_len"),
+            f"{path} = {cap} must be at least stage.seq_len = {stage.seq_len}, the length of the longest sample",
+            f"{path}={stage.seq_len}, or stage.seq_len={cap}",
+        )
+    if subject.is_set("stage.micro_batch_size"):
+        yield Finding(
+            (path, "stage.micro_batch_size"),
+            f"{path} = {cap} and stage.micro_batch_size = {stage.micro_batch_size} are both set, and micro-batches are "
+            "cut by tokens or by rows",
+            f"~stage.micro_batch_size, or ~{path}",
+        )
+
+
 RULES: tuple[Rule, ...] = (
     check_length,
     check_labels,
@@ -209,4 +236,5 @@ RULES: tuple[Rule, ...] = (
     check_betas,
     check_sampling,
     check_packing,
+    check_token_cap,
 )
