@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlmforge.commands.request import Request
-from vlmforge.config.check import check
+from vlmforge.config.check import RULES, check
 from vlmforge.config.compose import compose
 from vlmforge.config.decode import decode
 from vlmforge.config.derived import BatchSizes, count_gpus, derive_batch, derive_world_size
 from vlmforge.config.facts import Facts
 from vlmforge.config.origins import Origins
 from vlmforge.config.recipes import installed_folder
+from vlmforge.config.rules import machine
 from vlmforge.config.rules.stage import check_sampling
 from vlmforge.config.schema import Config
 from vlmforge.data.formats import FORMATS
@@ -47,12 +48,15 @@ class LoadedRecipe:
     batch: BatchSizes
 
 
-def load_config(request: Request, *, with_data: bool = True, environ: Mapping[str, str] | None = None) -> LoadedRecipe:
+def load_config(
+    request: Request, *, with_data: bool = True, runs_here: bool = False, environ: Mapping[str, str] | None = None
+) -> LoadedRecipe:
     """Compose, decode and check the recipe of a request (gates 1 and 2).
 
     Args:
         request: its `recipe`, `world_size`, `check_data` and overrides are read.
         with_data: whether the command needs data at all; `check_data=false` skips gate 2 too.
+        runs_here: whether this machine is the one that trains, so that what it lacks is an error.
         environ: for torchrun's WORLD_SIZE; null: this process's.
 
     Raises:
@@ -72,7 +76,13 @@ def load_config(request: Request, *, with_data: bool = True, environ: Mapping[st
     problems = [
         *composed.problems,
         *decoded.problems,
-        *check(config, composed.origins, facts, decoded.bad | composed.missing),
+        *check(
+            config,
+            composed.origins,
+            facts,
+            decoded.bad | composed.missing,
+            RULES + (machine.RULES if runs_here else ()),
+        ),
     ]
     data_problems = _check_data(config, composed.origins) if with_data else []
     if problems:

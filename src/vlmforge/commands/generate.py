@@ -20,6 +20,8 @@ USED_KEYS = (
     "run.output_dir",
     "model.trust_remote_code",
 )
+# And what it takes besides for a hub id.
+HUB_KEYS = ("model.revision",)
 
 if TYPE_CHECKING:
     from vlmforge.generate.load import LoadedModel
@@ -69,9 +71,10 @@ def _check_arguments(request: Request) -> None:
         raise ConfigError(problems)
 
 
-def _check_overrides(request: Request, is_step: bool) -> None:
+def _check_overrides(request: Request, kind: str) -> None:
     """A checkpoint brings its model with it: what else is set would have no effect."""
-    used = (*USED_KEYS, "model.") if is_step else USED_KEYS
+    more = {"step": ("model.",), "hub": HUB_KEYS}
+    used = (*USED_KEYS, *more.get(kind, ()))
     problems = [
         Problem(
             f"{override} has no effect on a checkpoint, which brings its own",
@@ -98,7 +101,7 @@ def _load(request: Request) -> tuple[Config, LoadedModel]:
     from vlmforge.parallel.mesh import pick_device
 
     checkpoint = find_checkpoint(request.required("checkpoint", "runs/quickstart"), config.run.output_dir)
-    _check_overrides(request, checkpoint.kind == "step")
+    _check_overrides(request, checkpoint.kind)
     if checkpoint.kind == "step":
         # Sharded training state has no shape of its own: the run's recipe says what to build.
         config = load_settings(request, str(checkpoint.recipe))

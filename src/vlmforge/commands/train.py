@@ -6,10 +6,11 @@ import os
 import traceback
 from dataclasses import replace
 
-from vlmforge.commands.configuring import load_config
+from vlmforge.commands.configuring import LoadedRecipe, load_config
 from vlmforge.commands.request import Request
+from vlmforge.config.pretrained import SCALE_ORIGIN
 from vlmforge.errors import EXIT_BUG, ConfigError, Problem, VlmforgeError
-from vlmforge.parallel.launch import launch_ranks, report_error
+from vlmforge.parallel.launch import ERROR_FILE, launch_ranks, report_error
 
 
 def run(request: Request) -> int:
@@ -36,7 +37,7 @@ def run(request: Request) -> int:
 
 
 def _run(request: Request) -> int:
-    loaded = load_config(request)
+    loaded = load_config(request, runs_here=True)
     config = replace(loaded.config, run=replace(loaded.config.run, name=loaded.run_name))
     if config.stage.kind == "generate":
         problem = Problem(
@@ -45,9 +46,17 @@ def _run(request: Request) -> int:
             f"vlmforge generate recipe={loaded.recipe_name} prompt=...",
         )
         raise ConfigError(problem)
+    _say_what_tiny_leaves_out(loaded)
     if loaded.batch.world_size > 1 and "WORLD_SIZE" not in os.environ:
         return launch_ranks(request.words(), loaded.batch.world_size)
     # Imported only now: with torch and transformers it takes seconds, and a mistake is answered before.
     from vlmforge.train.loop import train
 
     return train(config, loaded.batch)
+
+
+def _say_what_tiny_leaves_out(loaded: LoadedRecipe) -> None:
+    """A tiny run keeps the code path, but for kernels that need a GPU: whoever tries a recipe should know."""
+    is_first = os.environ.get("RANK", "0") == "0" and ERROR_FILE not in os.environ
+    if is_first and loaded.origins.get("model.kernels") == SCALE_ORIGIN:
+        print("scale=tiny: model.kernels = torch, because the recipe's liger kernels need CUDA", flush=True)

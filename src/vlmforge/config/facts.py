@@ -50,6 +50,11 @@ class FamilyFacts(Protocol):
         ...
 
     @property
+    def has_liger(self) -> bool:
+        """Whether `model.kernels` may be liger."""
+        ...
+
+    @property
     def tiny(self) -> Mapping[str, Any]:
         """`model.config` of the tiny version."""
         ...

@@ -45,7 +45,13 @@ def drop_stated_shape(values: dict[str, Any], origins: Origins, stated: Stated) 
     The folder's config.json says them better; what a recipe or the command line sets stays an override.
     """
     model = values.get("model")
-    if not is_section(model) or not is_folder(model.get("pretrained")) or stated.says("model.pretrained", origins):
+    if not is_section(model):
+        return
+    if not stated.says("model.pretrained", origins) and stated.says("model.revision", origins):
+        # A commit of the model that the group file names.
+        del model["revision"]
+        origins.forget("model.revision")
+    if not is_folder(model.get("pretrained")) or stated.says("model.pretrained", origins):
         return
     if stated.says("model.family", origins):
         del model["family"]

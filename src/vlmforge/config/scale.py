@@ -22,6 +22,7 @@ TINY_WINDOW = 48
 
 TINY_MODEL: Mapping[str, Any] = {
     "pretrained": None,
+    "revision": None,
     "init": "random",
     "tokenizer": "builtin:bytes",
     "chat_template": "builtin:chatml",
@@ -107,6 +108,9 @@ def _shrink_model(tiny: _Writer, families: Mapping[str, FamilyFacts]) -> None:
         tiny.update("model", {"family": types.get(model_type, model_type)})
     family = families.get(str(model.get("family")))
     tiny.update("model", TINY_MODEL)
+    if model.get("kernels") == "liger":
+        # Triton kernels need CUDA, and a tiny run promises to need none.
+        tiny.update("model", {"kernels": "torch"})
     shape = tiny.section("model.config")
     if family is None or shape is None:
         return

@@ -73,6 +73,9 @@ class ModelConfig:
     pretrained: str | None = key(
         None, "Hub id or folder that weights, tokenizer and shape come from; null: none.", example="runs/my-run/export"
     )
+    revision: str | None = key(
+        None, "Commit, tag or branch of the hub id in `pretrained`; null: its main branch.", example="main"
+    )
     init: Literal["pretrained", "random"] = key(
         "pretrained", "Where the first weights come from: read from `pretrained`, or drawn from `run.seed`."
     )
@@ -89,6 +92,11 @@ class ModelConfig:
     attention: Literal["varlen", "sdpa", "eager"] = key(
         "varlen",
         "Attention: `varlen` looks at each sample of a packed row alone; `sdpa` and `eager` mask the whole row.",
+    )
+    kernels: Literal["torch", "liger"] = key(
+        "torch",
+        "Norms, rotary positions and MLP in training: torch's own operations, or the Triton kernels of the package "
+        "liger-kernel, on CUDA only.",
     )
     trust_remote_code: bool = key(
         False, "Run Python code that comes with `pretrained`; counts on the command line only."

@@ -138,8 +138,16 @@ def load_checkpoint(checkpoint: Checkpoint, config: Config, device: torch.device
         model, tokenizer = _load_step(Path(checkpoint.path), config, device)
         cast_model(model, dtype)
     else:
-        model, tokenizer = _load_folder(fetch_folder(checkpoint.path), dtype, trust)
+        revision = _revision_of(checkpoint, config)
+        folder = fetch_folder(checkpoint.path, revision=revision, key="checkpoint")
+        model, tokenizer = _load_folder(folder, dtype, trust)
     return _ready(model, tokenizer, device)
+
+
+def _revision_of(checkpoint: Checkpoint, config: Config) -> str | None:
+    """The revision of a hub id: the recipe's, if it is the recipe's model that is asked for."""
+    is_meant = checkpoint.kind == "hub" and config.model.pretrained in (None, checkpoint.path)
+    return config.model.revision if is_meant else None
 
 
 def load_recipe_model(config: Config, device: torch.device) -> LoadedModel:
@@ -171,7 +179,7 @@ def _load_folder(folder: Path, dtype: torch.dtype, trust: bool) -> tuple[PreTrai
     is_adapter = (folder / "adapter_config.json").is_file()
     base = folder
     if is_adapter:
-        base = fetch_folder(_base_of(folder))
+        base = _fetch_base(folder)
     # Its progress bar counts tensors, line by line in a log.
     transformers_logging.disable_progress_bar()
     try:
@@ -193,8 +201,10 @@ def _load_folder(folder: Path, dtype: torch.dtype, trust: bool) -> tuple[PreTrai
     return model, load_tokenizer(folder if has_tokenizer else base, trust)
 
 
-def _base_of(adapter: Path) -> str:
-    base = read_adapter_config(adapter).get("base_model_name_or_path")
+def _fetch_base(adapter: Path) -> Path:
+    """The folder of the model that a PEFT folder belongs to."""
+    stored = read_adapter_config(adapter)
+    base = stored.get("base_model_name_or_path")
     if not base:
         problem = Problem(
             f"{adapter / 'adapter_config.json'} does not say which model the adapter belongs to",
@@ -202,7 +212,8 @@ def _base_of(adapter: Path) -> str:
             "write the folder or hub id of the base model to base_model_name_or_path there",
         )
         raise CheckpointError(problem)
-    return str(base)
+    key = f"base_model_name_or_path of {adapter / 'adapter_config.json'}"
+    return fetch_folder(str(base), revision=stored.get("revision"), key=key)
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -112,10 +112,13 @@ def base_name(parameter_name: str) -> str:
     return parameter_name.replace(".base_layer.", ".")
 
 
-def save_adapter_config(folder: Path, model: PreTrainedModel, adapter: AdapterConfig, base: str) -> None:
-    """Write adapter_config.json, with the folder or hub id of the base model."""
+def save_adapter_config(
+    folder: Path, model: PreTrainedModel, adapter: AdapterConfig, base: str, revision: str | None
+) -> None:
+    """Write adapter_config.json, with the folder or hub id of the base model and the revision of the latter."""
     config = lora_config(adapter, find_family(model.config).not_adapted)
     config.base_model_name_or_path = base
+    config.revision = revision
     config.inference_mode = True
     config.save_pretrained(str(folder))
 

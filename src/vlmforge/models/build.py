@@ -130,7 +130,7 @@ def materialise(model: PreTrainedModel, config: Config, device: torch.device, re
     initialise(model, config.run.seed, only_missing=from_files)
     if from_files:
         assert config.model.pretrained is not None
-        load_weights(model, fetch_folder(config.model.pretrained), reader)
+        load_weights(model, fetch_folder(config.model.pretrained, revision=config.model.revision), reader)
     if config.stage.adapter is not None and config.stage.adapter.path is not None:
         load_adapter(model, Path(config.stage.adapter.path), config, reader)
 

@@ -54,6 +54,7 @@ def export_adapter(
     folder: Path,
     adapter: AdapterConfig,
     base: str,
+    revision: str | None,
     is_main: bool,
 ) -> None:
     """Write the adapter as a PEFT folder; a collective.
@@ -64,13 +65,14 @@ def export_adapter(
         folder: replaced when everything is written.
         adapter: the recipe's.
         base: hub id or absolute folder of the model that the adapter belongs to.
+        revision: of the hub id; None: its main branch, or a folder.
         is_main: whether this rank writes.
     """
     tensors = {peft_name(name): p.detach() for name, p in model.named_parameters() if is_adapter(name)}
     partial = _begin(folder, is_main)
     _write(partial, "adapter_model", tensors, is_main)
     if is_main:
-        save_adapter_config(partial, model, adapter, base)
+        save_adapter_config(partial, model, adapter, base, revision)
         tokenizer.save_pretrained(partial)
     _finish(partial, folder, is_main)
 

@@ -31,6 +31,7 @@ class Family:
         fused: experts' matrices that the model holds as one tensor, and its files one by one; see `Fused`.
         rope_by_layer_type: where kinds of layers have rotary bases of their own, the kind and the field of its base.
         wrapper: the image-text model in whose folders this model's weights are published; see `Wrapper`.
+        has_liger: whether `model.kernels` may be liger: the package has kernels for it, and a test puts them in.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Family:
     fused: tuple[Fused, ...] = ()
     rope_by_layer_type: Mapping[str, str] = field(default_factory=dict[str, str])
     wrapper: Wrapper | None = None
+    has_liger: bool = False
 
 
 @dataclass(frozen=True)

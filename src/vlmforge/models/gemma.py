@@ -19,4 +19,5 @@ GEMMA = Family(
     layers="model.layers",
     groups={"language_model": ""},
     tiny={**TINY_TEXT, "head_dim": 32},
+    has_liger=True,
 )

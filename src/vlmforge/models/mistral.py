@@ -17,4 +17,5 @@ MISTRAL = Family(
     groups={"language_model": ""},
     tiny=TINY_TEXT,
     tiny_drops=("head_dim",),
+    has_liger=True,
 )

@@ -19,4 +19,5 @@ QWEN2 = Family(
     # One layer is below the windows, one above.
     tiny={**TINY_TEXT, "max_window_layers": 1},
     tiny_drops=("layer_types",),
+    has_liger=True,
 )

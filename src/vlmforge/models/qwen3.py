@@ -21,4 +21,5 @@ QWEN3 = Family(
     # As in the full sizes, the heads together are wider than the model. One layer is below the windows, one above.
     tiny={**TINY_TEXT, "head_dim": 32, "max_window_layers": 1},
     tiny_drops=("layer_types",),
+    has_liger=True,
 )

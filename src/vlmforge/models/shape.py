@@ -55,7 +55,7 @@ def build_hf_config(model: ModelConfig, is_offline: bool = False) -> PretrainedC
     if model.pretrained is None or (is_offline and not Path(model.pretrained).is_dir()):
         assert model.family is not None, "gate 1 lets no recipe through that names neither weights nor a family"
         return _build(FAMILIES[model.family], {}, model.config)
-    folder = fetch_folder(model.pretrained, with_weights=False)
+    folder = fetch_folder(model.pretrained, with_weights=False, revision=model.revision)
     stored, _ = PretrainedConfig.get_config_dict(folder)
     stored = unwrap(stored, FAMILIES)
     family = _family_of_type(str(stored.pop("model_type", None)), str(folder / "config.json"))

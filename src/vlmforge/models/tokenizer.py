@@ -60,7 +60,10 @@ def build_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     if name == BYTES:
         tokenizer = build_byte_tokenizer()
     else:
-        tokenizer = load_tokenizer(fetch_folder(name, with_weights=False), model.trust_remote_code)
+        is_own = model.tokenizer is not None
+        revision, key = (None, "model.tokenizer") if is_own else (model.revision, "model.pretrained")
+        folder = fetch_folder(name, with_weights=False, revision=revision, key=key)
+        tokenizer = load_tokenizer(folder, model.trust_remote_code)
     if model.chat_template == CHATML:
         tokenizer.chat_template = CHATML_TEMPLATE
     elif model.chat_template is not None:

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from vlmforge.errors import ConfigError, Problem
 from vlmforge.parallel.launch import RENDEZVOUS
 
 DATA_AXES = ("dp_replicate", "dp_shard")
@@ -50,10 +51,21 @@ class World:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that `launch.device` means for this process."""
+    """The device that `launch.device` means for this process.
+
+    Raises:
+        ConfigError: it is cuda, and there is none.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
+        if not torch.cuda.is_available():
+            problem = Problem(
+                "launch.device = cuda, and torch finds no GPU here",
+                "this machine",
+                "launch.device=cpu, or leave it out",
+            )
+            raise ConfigError(problem)
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
 

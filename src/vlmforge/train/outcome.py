@@ -49,7 +49,10 @@ def export(session: Session, records: Records) -> None:
     is_main, adapter = session.world.is_main, session.config.stage.adapter
     with records.progress.status("exporting"):
         if adapter is not None:
-            export_adapter(model, tokenizer, folder, adapter, base_folder(session), is_main)
+            base = base_folder(session)
+            # A run on random weights has written its base itself.
+            revision = session.config.model.revision if base == session.config.model.pretrained else None
+            export_adapter(model, tokenizer, folder, adapter, base, revision, is_main)
         else:
             export_model(model, tokenizer, folder, stop_ids(model, tokenizer), is_main)
 

@@ -20,6 +20,7 @@ from vlmforge.generate.load import stop_ids
 from vlmforge.models.build import TORCH_DTYPES, build_on_meta, count_parameters, find_layers, materialise
 from vlmforge.models.export import export_model
 from vlmforge.models.head import LossModel
+from vlmforge.models.liger import apply_liger
 from vlmforge.models.tokenizer import hash_template
 from vlmforge.observe.files import write_json, write_text
 from vlmforge.observe.manifest import build_manifest
@@ -142,6 +143,8 @@ def _check_not_beyond(run: RunFolder, step: int, total_steps: int) -> None:
 def build_root(config: Config, world: World) -> LossModel:
     """The sharded model with its first weights, in training mode; the order of the passes is fixed."""
     model = build_on_meta(config)
+    if config.model.kernels == "liger":
+        apply_liger(model)
     apply_recompute(model, config.parallelism.recompute)
     root = LossModel(model)
     precision = config.parallelism

@@ -287,6 +287,43 @@ def check_attention(subject: Subject) -> Iterator[Finding]:
         )
 
 
+def check_revision(subject: Subject) -> Iterator[Finding]:
+    """A revision is one of a hub id."""
+    model = subject.config.model
+    if model.revision is None or (model.pretrained is not None and not is_folder(model.pretrained)):
+        return
+    source = (
+        f"model.pretrained = {model.pretrained} is a folder" if model.pretrained else "there is no model.pretrained"
+    )
+    yield Finding(
+        ("model.revision", "model.pretrained"),
+        f"model.revision = {scalar_text(model.revision)} has no effect: {source}, and a revision is one of a hub id",
+        "~model.revision, or a hub id in model.pretrained",
+    )
+
+
+def check_kernels(subject: Subject) -> Iterator[Finding]:
+    """Liger kernels exist for some families, and for CUDA."""
+    config = subject.config
+    if config.model.kernels != "liger":
+        return
+    shape, families = _shape(subject), subject.facts.families
+    family = families.get(shape.family or "") if shape is not None else None
+    if family is not None and not family.has_liger:
+        known = sorted(name for name, other in families.items() if other.has_liger)
+        yield Finding(
+            ("model.kernels", "model.family"),
+            f"model.kernels = liger: liger-kernel has none for family {family.name}, only for {one_of(known)}",
+            "model.kernels=torch",
+        )
+    if config.launch.device == "cpu":
+        yield Finding(
+            ("model.kernels", "launch.device"),
+            "model.kernels = liger runs on CUDA only, and launch.device = cpu",
+            "model.kernels=torch, or launch.device=cuda",
+        )
+
+
 def check_tokenizer(subject: Subject) -> Iterator[Finding]:
     """A tokenizer is built in, a folder or what looks like a hub id, and a chat template is a file."""
     model = subject.config.model
@@ -339,6 +376,8 @@ RULES: tuple[Rule, ...] = (
     check_heads,
     check_tensor_parallel_heads,
     check_attention,
+    check_revision,
+    check_kernels,
     check_tokenizer,
     check_template,
 )
