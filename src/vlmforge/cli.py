@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = _run([word for word in words if word != "--debug"], debug)
     except VlmforgeError as error:
-        _print_error(error.report(), with_traceback=debug)
+        _print_error(error, with_traceback=debug)
         code = error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -172,13 +172,13 @@ def _flush_output() -> bool:
     return True
 
 
-def _print_error(report: str, *, with_traceback: bool) -> None:
-    """One message for all ranks: under torchrun only the first one speaks."""
-    if os.environ.get("RANK", "0") != "0":
+def _print_error(error: VlmforgeError, *, with_traceback: bool) -> None:
+    """One message for all ranks: under torchrun only the first one speaks, unless the problem is another's own."""
+    if error.is_on_every_rank and os.environ.get("RANK", "0") != "0":
         return
     if with_traceback:
         traceback.print_exc()
-    print(report, file=sys.stderr)
+    print(error.report(), file=sys.stderr)
 
 
 def _run(words: list[str], debug: bool) -> int:

@@ -41,6 +41,8 @@ class VlmforgeError(Exception):
     """One or more problems that the user can mend; `exit_code` is what the command returns."""
 
     exit_code = EXIT_BUG
+    # Whether every rank finds the same problem, so that under torchrun it is enough that the first one speaks.
+    is_on_every_rank = True
 
     def __init__(self, problems: Problem | Iterable[Problem]) -> None:
         """Collect the problems; at least one is required."""
@@ -75,6 +77,12 @@ class CheckpointError(VlmforgeError):
 
 class TrainingError(VlmforgeError):
     """The training itself went wrong, for example a loss that is not finite."""
+
+
+class MemoryShortage(TrainingError):
+    """Memory ran out on one rank; the others may have enough."""
+
+    is_on_every_rank = False
 
 
 def nearest(word: str, choices: Iterable[str], limit: int = 3) -> list[str]:

@@ -91,3 +91,7 @@ def test_a_rank_that_is_killed_ends_the_run_with_a_word(here: Path) -> None:
     assert running.returncode == 1
     assert errors.count("error:") == 1
     assert "rank 1 was ended by SIGKILL" in errors
+    # The recipe's rows are single ones already, so what is left is named.
+    assert "fix:   if so (`dmesg | grep -i oom`): parallelism.recompute=full" in errors
+    assert "stage.seq_len=128" in errors
+    assert "stage.micro_batch_size" not in errors

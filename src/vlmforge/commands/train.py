@@ -9,6 +9,7 @@ from dataclasses import replace
 from vlmforge.commands.configuring import LoadedRecipe, load_config
 from vlmforge.commands.request import Request
 from vlmforge.config.pretrained import SCALE_ORIGIN
+from vlmforge.config.remedies import memory_remedies
 from vlmforge.errors import EXIT_BUG, ConfigError, Problem, VlmforgeError
 from vlmforge.parallel.launch import ERROR_FILE, launch_ranks, report_error
 
@@ -48,7 +49,9 @@ def _run(request: Request) -> int:
         raise ConfigError(problem)
     _say_what_tiny_leaves_out(loaded)
     if loaded.batch.world_size > 1 and "WORLD_SIZE" not in os.environ:
-        return launch_ranks(request.words(), loaded.batch.world_size)
+        # What a system kills for is its own memory, which the ranks share, with GPUs or without.
+        remedies = memory_remedies(config, loaded.batch, "step", has_gpu=False)
+        return launch_ranks(request.words(), loaded.batch.world_size, "; or ".join(remedies))
     # Imported only now: with torch and transformers it takes seconds, and a mistake is answered before.
     from vlmforge.train.loop import train
 

@@ -30,10 +30,15 @@ POLL_SECONDS = 0.05
 LOG_TAIL_CHARACTERS = 4000
 
 
-def launch_ranks(arguments: Sequence[str], num_ranks: int) -> int:
+def launch_ranks(arguments: Sequence[str], num_ranks: int, killed_fix: str) -> int:
     """Run `python -m vlmforge <arguments>` as `num_ranks` processes and wait for them.
 
     Rank 0 writes to this process's terminal, the others to log files that are shown only when one dies silently.
+
+    Args:
+        arguments: verb and words.
+        num_ranks: how many.
+        killed_fix: what helps when the system has killed a rank for want of memory.
 
     Returns:
         The exit code of the rank that failed first, or 0.
@@ -64,7 +69,7 @@ def launch_ranks(arguments: Sequence[str], num_ranks: int) -> int:
         if -ranks[first].returncode in forwarded:
             # The signal came before the rank had anything to save.
             return EXIT_INTERRUPTED
-        return _report(folder, ranks, first)
+        return _report(folder, ranks, first, killed_fix)
 
 
 def report_error(exit_code: int, report: str) -> bool:
@@ -114,13 +119,13 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int | None:
     return failed
 
 
-def _report(folder: Path, ranks: Sequence[subprocess.Popen[bytes]], first: int) -> int:
+def _report(folder: Path, ranks: Sequence[subprocess.Popen[bytes]], first: int, killed_fix: str) -> int:
     """Print one message for all ranks and return the exit code that belongs to it."""
     code = ranks[first].returncode
     errors = [json.loads(path.read_text()) for path in folder.glob("error-*.json")]
     if code < 0:
         # The others only lost their connection to it.
-        print(_killed(first, signal.Signals(-code).name), file=sys.stderr)
+        print(_killed(first, signal.Signals(-code), killed_fix), file=sys.stderr)
         return EXIT_BUG
     if errors:
         earliest = min(errors, key=lambda error: error["time"])
@@ -135,10 +140,18 @@ def _report(folder: Path, ranks: Sequence[subprocess.Popen[bytes]], first: int) 
     return EXIT_BUG
 
 
-def _killed(rank: int, signal_name: str) -> Problem:
+def _killed(rank: int, number: signal.Signals, killed_fix: str) -> Problem:
+    """SIGKILL that nobody sent comes from a system that runs out of memory; other signals are faults of a library."""
+    where = f"process of rank {rank} on this machine"
+    if number == signal.SIGKILL:
+        return Problem(
+            f"rank {rank} was ended by SIGKILL, as the system does when its memory runs out",
+            where,
+            f"if so (`dmesg | grep -i oom`): {killed_fix}; the same command goes on from the last checkpoint",
+        )
     return Problem(
-        f"rank {rank} was ended by {signal_name}",
-        f"process of rank {rank} on this machine",
-        "if the system ran out of memory (`dmesg | grep -i oom`), lower stage.micro_batch_size or stage.seq_len, or "
-        "set parallelism.recompute=full; the same command goes on from the last checkpoint",
+        f"rank {rank} was ended by {number.name}",
+        where,
+        "the same command goes on from the last checkpoint; if it happens again, look for the fault with "
+        "PYTHONFAULTHANDLER=1",
     )

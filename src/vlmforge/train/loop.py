@@ -27,6 +27,7 @@ from vlmforge.train.outcome import export, finish, measure_before, save, validat
 from vlmforge.train.run_folder import completed_steps, find_run
 from vlmforge.train.schedule import lr_factor
 from vlmforge.train.session import Records, Session, open_records, open_session
+from vlmforge.train.shortage import tell_shortage
 from vlmforge.train.step import StepResult, train_step
 
 if TYPE_CHECKING:
@@ -53,13 +54,15 @@ def train(config: Config, sizes: BatchSizes) -> int:
             _say(world, f"already complete: {run.path} has its {total_steps} steps; run.name=... starts a new run")
             return EXIT_OK
         with Progress(total_steps, every_steps=config.logging.every_steps, enabled=world.is_main) as progress:
-            session = open_session(config, sizes, world, run, tokenizer, total_steps, progress)
+            with tell_shortage(config, world, "load", "loading the model"):
+                session = open_session(config, sizes, world, run, tokenizer, total_steps, progress)
             with open_records(session, progress) as records:
                 return _run(session, records, wish)
 
 
 def _run(session: Session, records: Records, wish: StopWish) -> int:
-    measure_before(session, records)
+    with tell_shortage(session.config, session.world, "score", "measuring before the first step"):
+        measure_before(session, records)
     step_batches = iter(session.loader)
     while session.state.step < session.total_steps:
         stop_after = session.config.run.stop_after_steps
@@ -67,7 +70,8 @@ def _run(session: Session, records: Records, wish: StopWish) -> int:
         if is_interrupted or (stop_after is not None and session.state.step >= stop_after):
             return _stop(session, records, is_interrupted)
         _one_step(session, records, step_batches)
-    finish(session, records)
+    with tell_shortage(session.config, session.world, "score", "exporting and scoring"):
+        finish(session, records)
     return EXIT_OK
 
 
@@ -93,8 +97,16 @@ def _one_step(session: Session, records: Records, step_batches: Iterator[StepBat
     line = _measurements(session, result, lr, time.perf_counter() - start, waited)
     is_last = step == session.total_steps
     if is_last or _is_due(step, config.evaluate.every_steps):
-        line |= validate(session, records)
+        with tell_shortage(config, session.world, "score", f"validating after step {step}"):
+            line |= validate(session, records)
     records.write_step(line, batch.sample_ids)
+    with tell_shortage(config, session.world, "save", f"saving after step {step}"):
+        _keep(session, records, is_last)
+
+
+def _keep(session: Session, records: Records, is_last: bool) -> None:
+    """Save and export where it is due; the end of the run exports by itself."""
+    config, step = session.config, session.state.step
     if is_last or _is_due(step, config.checkpointing.every_steps):
         save(session, records)
     every_export = config.checkpointing.export
@@ -109,15 +121,17 @@ def _update(session: Session, batch: StepBatch, step: int) -> tuple[float, StepR
     torch.manual_seed(_derive_seed(config.run.seed, step, session.world.data_rank))
     factor = lr_factor(config.stage.schedule, step, session.total_steps, config.stage.global_batch_size)
     lr = config.stage.optimizer.lr * factor
-    result = train_step(
-        state.root,
-        state.optimizer,
-        batch.micro_batches,
-        step=step,
-        lr=lr,
-        max_grad_norm=config.stage.optimizer.max_grad_norm,
-        device=session.world.device,
-    )
+    largest = max(micro_batch.num_tokens for micro_batch in batch.micro_batches)
+    with tell_shortage(config, session.world, "step", f"step {step}", largest):
+        result = train_step(
+            state.root,
+            state.optimizer,
+            batch.micro_batches,
+            step=step,
+            lr=lr,
+            max_grad_norm=config.stage.optimizer.max_grad_norm,
+            device=session.world.device,
+        )
     session.ledger.add(batch.ledger)
     session.ledger.check_bad_ratio(config.data.max_bad_ratio, session.loader.samples_per_epoch)
     state.step = step
