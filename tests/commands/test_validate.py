@@ -108,6 +108,7 @@ BAD_OVERRIDES = [
     ("model.pretrained=my_model", "there is no such folder, and it is no hub id", "existing folder"),
     ("model.config.attention_dropout=0.1", "not available with model.attention = varlen", "model.attention=sdpa"),
     ("model.kernels=liger launch.device=cpu", "runs on CUDA only, and launch.device = cpu", "model.kernels=torch"),
+    ("model.kernels=liger model.family=gemma2", "is for the families gemma, llama", "model.kernels=torch"),
     ("model.kernels=trition", "must be torch or liger", "model.kernels=torch"),
     ("model.revision=v1", "has no effect: there is no model.pretrained", "~model.revision"),
     ("model.revision=v1 model.pretrained=.", "model.pretrained = . is a folder", "~model.revision"),

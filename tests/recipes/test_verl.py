@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from vlmforge.cli import main
 from vlmforge.commands.configuring import load_config
 from vlmforge.commands.request import Request
-from vlmforge.config.recipes import find_recipe_text
+from vlmforge.config.recipes import locate_recipe
 from vlmforge.config.schema import Config
 
 # What verl's sft_trainer.yaml says and no script changes.
@@ -129,7 +130,7 @@ def test_a_recipe_names_its_script_and_says_what_becomes_of_split_sequences(
     script: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe, changes = SCRIPTS[script]
-    text = find_recipe_text(recipe)
+    text = locate_recipe(recipe).path.read_text()
     assert text.splitlines()[0].endswith(script)
     is_split = changes.get("ulysses_sequence_parallel_size", 1) > 1
     assert ("splits each sequence over two ranks" in text) is is_split
@@ -158,3 +159,9 @@ def test_tiny_leaves_the_liger_kernels_out_and_says_so(capsys: pytest.CaptureFix
     assert load("qwen2p5_0p5b/gsm8k_sp2_liger", "scale=tiny").model.kernels == "torch"
     assert main(["show", "recipe=qwen2p5_0p5b/gsm8k_sp2_liger", "scale=tiny"]) == 0
     assert "kernels: torch  # scale=tiny" in capsys.readouterr().out
+
+
+def test_the_page_of_recipes_lists_the_scripts() -> None:
+    page = (Path(__file__).parents[2] / "docs/recipes.md").read_text()
+    for script, (recipe, _) in SCRIPTS.items():
+        assert f"| `{script}` | `{recipe}` |" in page

@@ -313,7 +313,7 @@ def check_kernels(subject: Subject) -> Iterator[Finding]:
         known = sorted(name for name, other in families.items() if other.has_liger)
         yield Finding(
             ("model.kernels", "model.family"),
-            f"model.kernels = liger: liger-kernel has none for family {family.name}, only for {one_of(known)}",
+            f"model.kernels = liger is for the families {one_of(known)}, not for {family.name}",
             "model.kernels=torch",
         )
     if config.launch.device == "cpu":
