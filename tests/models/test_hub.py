@@ -32,18 +32,22 @@ COMMANDS = {
 }
 
 
-def run_commands(folder: Path, endpoint: str, commands: list[list[str]], **variables: str) -> list[dict[str, object]]:
+def start(folder: Path, endpoint: str, commands: list[list[str]], **variables: str) -> subprocess.Popen[str]:
     own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hf"), "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
-    done = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "tests.models.worker_hub", json.dumps(commands)],
         cwd=folder,
         env={**environment(), **own, **variables},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+
+
+def finish(process: subprocess.Popen[str]) -> list[dict[str, object]]:
+    output, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, errors
+    return json.loads(output.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +65,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object
         "acme/pickled": Repo({**unsafe, "pytorch_model.bin": b"cos\nsystem\n"}),
     }
     with serve_hub(repos) as endpoint:
-        found = run_commands(folder, endpoint, list(COMMANDS.values()))
+        found = finish(start(folder, endpoint, list(COMMANDS.values())))
     found.append({"folder": folder, "endpoint": endpoint})
     return dict(zip([*COMMANDS, "place"], found, strict=True))
 
@@ -107,8 +111,9 @@ def test_without_a_network_the_way_around_it_is_told(said: dict[str, dict[str, o
     """The hub is gone by now: its server was stopped when the commands were done."""
     folder, endpoint = Path(str(said["place"]["folder"])), str(said["place"]["endpoint"])
     words = [*RUN, "model.pretrained=acme/other", "model.revision=v1"]
-    (reached,) = run_commands(folder, endpoint, [words])
-    (offline, cached) = run_commands(folder, endpoint, [words, COMMANDS["answered"]], HF_HUB_OFFLINE="1")
+    online = start(folder, endpoint, [words])
+    (offline, cached) = finish(start(folder, endpoint, [words, COMMANDS["answered"]], HF_HUB_OFFLINE="1"))
+    (reached,) = finish(online)
     assert (reached["code"], offline["code"]) == (4, 4)
     assert "cannot be reached (ConnectError)" in str(reached["errors"])
     assert "HF_HUB_OFFLINE forbids to fetch it" in str(offline["errors"])
