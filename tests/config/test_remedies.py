@@ -18,6 +18,7 @@ def overrides_in(remedy: str) -> list[str]:
     return SETTING.findall(remedy.partition(" (")[0])
 
 
+BY_TOKENS = ["~stage.micro_batch_size"]
 CASES: list[tuple[str, Phase, list[str]]] = [
     ("smollm2/gsm8k_sft", "step", []),
     ("smollm2/gsm8k_sft", "load", []),
@@ -26,6 +27,8 @@ CASES: list[tuple[str, Phase, list[str]]] = [
     ("smollm2/gsm8k_sft", "step", ["stage.micro_batch_size=7", "stage.global_batch_size=49"]),
     ("llama3p1_8b/pretrain_text", "step", ["parallelism.dp_shard=8"]),
     ("quickstart", "step", ["stage.micro_batch_size=1", "data.on_too_long=drop"]),
+    ("qwen2p5_0p5b/gsm8k_sp2", "step", [*BY_TOKENS, "stage.max_tokens_per_micro_batch=4096"]),
+    ("qwen2p5_0p5b/gsm8k_sp2", "step", [*BY_TOKENS, "stage.max_tokens_per_micro_batch=1024"]),
 ]
 
 
@@ -55,6 +58,13 @@ def test_what_is_in_use_already_is_not_advised() -> None:
 def test_a_micro_batch_that_is_halved_still_divides_the_rows_of_a_rank() -> None:
     found = remedies_of("smollm2/gsm8k_sft", "step", "stage.micro_batch_size=9", "stage.global_batch_size=45")
     assert found[0] == ["stage.micro_batch_size=3"]
+
+
+def test_a_cap_of_tokens_is_halved_down_to_one_row_and_then_the_rows() -> None:
+    recipe, cap = "qwen2p5_0p5b/gsm8k_sp2", "stage.max_tokens_per_micro_batch"
+    assert remedies_of(recipe, "step", *BY_TOKENS, f"{cap}=4096")[0] == [f"{cap}=2048"]
+    assert remedies_of(recipe, "step", *BY_TOKENS, f"{cap}=1500")[0] == [f"{cap}=1024"]
+    assert remedies_of(recipe, "step", *BY_TOKENS, f"{cap}=1024")[0] == ["stage.seq_len=512", f"{cap}=512"]
 
 
 def test_more_ranks_come_with_a_micro_batch_that_fits() -> None:

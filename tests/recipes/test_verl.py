@@ -151,6 +151,7 @@ def test_a_recipe_is_cut_into_whole_micro_batches_on_one_to_eight_gpus(
 ) -> None:
     arguments = {"recipe": [SCRIPTS[script][0]], "check_data": ["false"], "world_size": [str(world_size)]}
     loaded = load_config(Request("validate", arguments, tuple(words)), environ={})
+    assert loaded.batch.grad_accum_steps is not None
     rows = loaded.batch.num_data_ranks * loaded.batch.grad_accum_steps * loaded.config.stage.micro_batch_size
     assert rows == 256
 

@@ -36,13 +36,14 @@ def _divisor_up_to(number: int, limit: int) -> int | None:
 
 
 def _smaller_micro_batch(config: Config, batch: BatchSizes) -> str | None:
-    rows = config.stage.global_batch_size // batch.num_data_ranks
-    smaller = _divisor_up_to(rows, config.stage.micro_batch_size // 2)
-    if smaller is None:
-        return None
-    return (
-        f"stage.micro_batch_size={smaller} (the global batch stays {config.stage.global_batch_size} rows, the loss too)"
-    )
+    stage = config.stage
+    same = f"(the global batch stays {stage.global_batch_size} rows, the loss too)"
+    cap = stage.max_tokens_per_micro_batch
+    if cap is not None:
+        smaller_cap = max(cap // 2, stage.seq_len)
+        return f"stage.max_tokens_per_micro_batch={smaller_cap} {same}" if smaller_cap < cap else None
+    smaller = _divisor_up_to(stage.global_batch_size // batch.num_data_ranks, stage.micro_batch_size // 2)
+    return f"stage.micro_batch_size={smaller} {same}" if smaller is not None else None
 
 
 def _recompute(config: Config) -> str | None:
@@ -53,11 +54,14 @@ def _recompute(config: Config) -> str | None:
 
 def _shorter_rows(config: Config) -> str | None:
     """Only when nothing else makes a micro-batch smaller: it changes what is trained."""
-    shorter = config.stage.seq_len // 2
-    if config.stage.micro_batch_size > 1 or shorter < 8:
+    stage = config.stage
+    shorter, cap = stage.seq_len // 2, stage.max_tokens_per_micro_batch
+    is_one_row = stage.micro_batch_size == 1 if cap is None else cap == stage.seq_len
+    if not is_one_row or shorter < 8:
         return None
+    also = "" if cap is None else f" stage.max_tokens_per_micro_batch={shorter}"
     becomes = {"error": "are then an error", "drop": "are then left out", "truncate": "are then cut"}
-    return f"stage.seq_len={shorter} (longer samples {becomes[config.data.on_too_long]}: data.on_too_long)"
+    return f"stage.seq_len={shorter}{also} (longer samples {becomes[config.data.on_too_long]}: data.on_too_long)"
 
 
 def _more_ranks(config: Config, batch: BatchSizes) -> str | None:
