@@ -1,4 +1,4 @@
-"""Five steps of training, by vlmforge's own parts and by a plain loop over the same rows, with all gradients."""
+"""A few steps of training, by vlmforge's own parts and by a plain loop over the same rows, with all gradients."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ class Case:
     attention: str = "varlen"
     recompute: str = "none"
     mutation: str = ""
+    num_steps: int = NUM_STEPS
 
     @property
     def name(self) -> str:
@@ -59,7 +60,7 @@ class Case:
     @property
     def reference(self) -> Case:
         """The case whose plain loop this one is compared with: how the batch is cut is none of its business."""
-        return Case(family=self.family, is_lora=self.is_lora, packing=self.packing)
+        return Case(self.family, self.is_lora, self.packing, num_steps=self.num_steps)
 
 
 def configure(case: Case, folder: Path) -> Config:
@@ -73,7 +74,7 @@ def configure(case: Case, folder: Path) -> Config:
         f"stage.packing={case.packing}",
         f"stage.micro_batch_size={case.micro_batch_size}",
         f"stage.global_batch_size={GLOBAL_BATCH_SIZE}",
-        f"stage.max_steps={NUM_STEPS}",
+        f"stage.max_steps={case.num_steps}",
         f"stage.optimizer.lr={LR}",
     ]
     if case.max_tokens is not None:
@@ -110,7 +111,7 @@ def run_vlmforge(case: Case, config: Config, world: World) -> dict[str, Any]:
 
         clip = step_module.clip_grads
         with mock.patch.object(step_module, "clip_grads", record):
-            for number, batch in zip(range(1, NUM_STEPS + 1), loader, strict=False):
+            for number, batch in zip(range(1, case.num_steps + 1), loader, strict=False):
                 result = train_step(
                     root,
                     optimizer,
@@ -172,7 +173,7 @@ def run_plain(case: Case, config: Config) -> dict[str, Any]:
         trained, lr=LR, betas=settings.betas, eps=settings.eps, weight_decay=settings.weight_decay
     )
     losses, norms, grads = [], [], {}
-    for rows in _global_batches(config):
+    for rows in _global_batches(config, case.num_steps):
         samples = [sample for row in rows for sample in row]
         count = sum(int(sample.is_label[1:].sum()) for sample in samples)
         total = 0.0
@@ -193,13 +194,13 @@ def run_plain(case: Case, config: Config) -> dict[str, Any]:
     return {"losses": losses, "grad_norms": norms, "grads": grads}
 
 
-def _global_batches(config: Config) -> Iterator[list[Any]]:
+def _global_batches(config: Config, num_steps: int) -> Iterator[list[Any]]:
     """The rows of each global batch, before anything is cut, shifted or laid end to end."""
     from vlmforge.data.window import build_train_windows
 
     windows = build_train_windows(config, build_tokenizer(config.model))
     chained = (row for window in map(windows.make, range(1000)) for row in window.rows)
-    for _ in range(NUM_STEPS):
+    for _ in range(num_steps):
         yield [next(chained) for _ in range(GLOBAL_BATCH_SIZE)]
 
 

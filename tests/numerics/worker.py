@@ -16,7 +16,7 @@ def main(folder: Path) -> None:
     for mesh, (dp_replicate, dp_shard) in MESHES[world_size].items():
         os.environ["VLMFORGE_RENDEZVOUS"] = f"file://{folder}/rendezvous-{mesh}"
         with open_world(dp_replicate, dp_shard, "cpu", 120.0) as world:
-            for case in cases_for(world_size):
+            for case in cases_for(mesh):
                 result = run_vlmforge(case, configure(case, folder), world)
                 if world.is_main:
                     save_result(folder / f"{mesh}-{case.name}", result)

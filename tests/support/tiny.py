@@ -65,15 +65,20 @@ def make_base(folder: Path, family: str) -> Path:
     return folder
 
 
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+# To peft, all linear modules of a model with experts are the experts and the router too.
+TARGETS = {"qwen3_moe": ATTENTION, "llama4": [*ATTENTION, "gate_proj", "up_proj", "down_proj"]}
+
+
 def make_adapter(folder: Path, base: Path) -> Path:
     """Both matrices random: with peft's zero B the gradient of A would be zero, and prove nothing."""
     torch.manual_seed(1)
+    family = base.name
     model = AutoModelForCausalLM.from_pretrained(base)
     config = LoraConfig(
         r=4,
         lora_alpha=8,
-        target_modules="all-linear",
-        exclude_modules=["router"],
+        target_modules=TARGETS.get(family, "all-linear"),
         task_type="CAUSAL_LM",
     )
     peft_model = get_peft_model(model, config)

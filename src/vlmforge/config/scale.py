@@ -18,7 +18,7 @@ from vlmforge.config.pretrained import SCALE_ORIGIN, is_folder, read_shape
 TINY_SEQ_LEN = 512
 TINY_ROWS = 64
 TINY_RANK = 4
-TINY_WINDOW = 48
+TINY_WINDOW = 16
 
 TINY_MODEL: Mapping[str, Any] = {
     "pretrained": None,

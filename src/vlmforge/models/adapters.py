@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from vlmforge.config.schema import AdapterConfig
 from vlmforge.errors import CheckpointError, ConfigError, Problem, nearest
+from vlmforge.models.family import Family
 from vlmforge.models.shape import find_family
 
 PEFT_PREFIX = "base_model.model."
@@ -33,15 +34,15 @@ def apply_adapter(model: PreTrainedModel, adapter: AdapterConfig) -> None:
     """
     # The loss reads the output head as one matrix.
     head = model.get_output_embeddings()
-    left_out = find_family(model.config).not_adapted
+    family = find_family(model.config)
     linear = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and name.rpartition(".")[2] not in left_out
+        if isinstance(module, nn.Linear) and module is not head and name.rpartition(".")[2] not in family.not_adapted
     ]
     _check_targets(adapter, linear)
     with _without_transformers_warnings():
-        inject_adapter_in_model(lora_config(adapter, left_out), model, low_cpu_mem_usage=True)
+        inject_adapter_in_model(lora_config(adapter, family, linear), model, low_cpu_mem_usage=True)
 
 
 def _check_targets(adapter: AdapterConfig, linear: Sequence[str]) -> None:
@@ -63,17 +64,25 @@ def _check_targets(adapter: AdapterConfig, linear: Sequence[str]) -> None:
         raise ConfigError(problems)
 
 
-def lora_config(adapter: AdapterConfig, left_out: Sequence[str] = ()) -> LoraConfig:
-    """The peft configuration of a recipe's adapter; `left_out` are linear modules that it must not touch."""
+def lora_config(adapter: AdapterConfig, family: Family, linear: Iterable[str]) -> LoraConfig:
+    """The peft configuration of a recipe's adapter.
+
+    Args:
+        adapter: the recipe's.
+        family: of the model.
+        linear: names of the modules that may be adapted, or are.
+    """
     named = adapter.target_modules
     # A list of names: a lone string other than all-linear would be a regular expression to peft.
     targets = named if isinstance(named, str) and named == "all-linear" else _as_list(named)
+    if targets == "all-linear" and family.not_adapted:
+        # peft would take in what the family leaves out, among it experts, as parameters of another rank.
+        targets = sorted({name.rpartition(".")[2] for name in linear})
     return LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,  # pyright: ignore[reportArgumentType]  # a fraction works, whatever the annotation
         lora_dropout=adapter.dropout,
         target_modules=targets,
-        exclude_modules=list(left_out) or None,
         task_type="CAUSAL_LM",
     )
 
@@ -116,7 +125,8 @@ def save_adapter_config(
     folder: Path, model: PreTrainedModel, adapter: AdapterConfig, base: str, revision: str | None
 ) -> None:
     """Write adapter_config.json, with the folder or hub id of the base model and the revision of the latter."""
-    config = lora_config(adapter, find_family(model.config).not_adapted)
+    adapted = [name.partition(".lora_")[0] for name, _ in model.named_parameters() if is_adapter(name)]
+    config = lora_config(adapter, find_family(model.config), adapted)
     config.base_model_name_or_path = base
     config.revision = revision
     config.inference_mode = True

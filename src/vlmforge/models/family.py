@@ -27,7 +27,8 @@ class Family:
         tiny_drops: fields of a full-size recipe that have no meaning in the tiny version.
         decoder: module path of what turns ids into hidden states, the final norm included.
         attentions: values of `model.attention` that transformers' class computes rightly.
-        not_adapted: last names of linear modules that an adapter leaves alone: their output is not a plain tensor.
+        not_adapted: last names of linear modules that an adapter leaves alone, because they return more than a
+            tensor, or because peft takes their names for those of experts.
         fused: experts' matrices that the model holds as one tensor, and its files one by one; see `Fused`.
         rope_by_layer_type: where kinds of layers have rotary bases of their own, the kind and the field of its base.
         wrapper: the image-text model in whose folders this model's weights are published; see `Wrapper`.

@@ -1,7 +1,7 @@
 """Qwen3 with experts (transformers `Qwen3MoeForCausalLM`): each token goes through a few of many small MLPs.
 
 The experts' matrices are one tensor a layer in the model and one tensor an expert in its files. Adapters go to the
-linear layers, which are those of attention: experts and router are no linear modules to peft, and stay as they are.
+linear layers of attention; experts, router and the MLPs of layers without experts stay as they are.
 The loss is the tokens' alone: the auxiliary loss that balances the router is not part of it.
 """
 
@@ -30,6 +30,8 @@ QWEN3_MOE = Family(
     groups={"language_model": ""},
     tiny={**TINY_TEXT, "head_dim": 32, "moe_intermediate_size": 48, "num_experts": 4, "num_experts_per_tok": 2},
     tiny_drops=("mlp_only_layers",),
+    # Of layers without experts; peft would put adapters into the experts of all others for these names.
+    not_adapted=("gate_proj", "up_proj", "down_proj"),
     fused=(
         Fused("mlp.experts.gate_up_proj", ("mlp.experts.{}.gate_proj.weight", "mlp.experts.{}.up_proj.weight")),
         Fused("mlp.experts.down_proj", ("mlp.experts.{}.down_proj.weight",)),

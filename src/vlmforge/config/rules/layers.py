@@ -163,8 +163,9 @@ def check_row_positions(subject: Subject) -> Iterator[Finding]:
         names.append("floor_scale")
     # transformers' own default is 8192 for both.
     limit = min((value for name in names if is_whole_number(value := fields.get(name, 8192))), default=None)
-    num_tokens = stage.seq_len * stage.micro_batch_size
-    if limit is None or num_tokens <= limit or (stage.packing == "none" and stage.micro_batch_size == 1):
+    is_one_sample = stage.packing == "none" and stage.micro_batch_size == 1 and stage.max_tokens_per_micro_batch is None
+    num_tokens = stage.max_tokens_per_micro_batch or stage.seq_len * stage.micro_batch_size
+    if limit is None or num_tokens <= limit or is_one_sample:
         return
     yield Finding(
         ("model.attention", "stage.micro_batch_size", "stage.packing"),
