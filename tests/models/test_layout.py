@@ -72,7 +72,7 @@ def test_adapters_leave_experts_and_router_alone(family: str, tmp_path: Path) ->
     # Read, written and read by peft again, it is the same adapter.
     assert stage.adapter is not None
     with open_world(1, 1, "cpu", 60.0):
-        export_adapter(model, build_byte_tokenizer(), tmp_path / "again", stage.adapter, str(base), is_main=True)
+        export_adapter(model, build_byte_tokenizer(), tmp_path / "again", stage.adapter, str(base), None, is_main=True)
     ours, theirs = (
         get_peft_model_state_dict(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(folder)))
         for folder in (tmp_path / "again", adapter)
