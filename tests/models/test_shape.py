@@ -79,3 +79,19 @@ def test_rotary_fields_are_merged_in_one_form(
 def test_a_file_cannot_choose_the_attention(tmp_path: Path) -> None:
     folder = store(tmp_path, attn_implementation="someone/kernel", _attn_implementation="someone/kernel")
     assert "someone" not in str(build_hf_config(ModelConfig(pretrained=folder))._attn_implementation)
+
+
+def test_kinds_of_layers_have_bases_of_their_own(tmp_path: Path) -> None:
+    """Gemma 3's files of 2025 state both bases and one scaling, which is of the layers that see all."""
+    scaling = {"type": "linear", "factor": 8.0}
+    fields = {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "rope_scaling": scaling}
+    folder = store(tmp_path, model_type="gemma3_text", **fields)
+    full = {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}
+    for own, base in (({}, 1e4), ({"rope_local_base_freq": 5.0}, 5.0)):
+        shape = build_hf_config(ModelConfig(pretrained=folder, config=own))
+        assert shape.rope_parameters == {
+            "full_attention": full,
+            "sliding_attention": {"rope_type": "default", "rope_theta": base},
+        }
+        shape.save_pretrained(tmp_path / "again")
+        assert build_hf_config(ModelConfig(pretrained=str(tmp_path / "again"))).rope_parameters == shape.rope_parameters
