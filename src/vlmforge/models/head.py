@@ -18,8 +18,10 @@ from vlmforge.config.schema import IGNORE_INDEX
 from vlmforge.models.attention import VARLEN
 from vlmforge.models.shape import find_family
 
-# Elements of one slice of logits: 128 MiB in fp32.
-SLICE_ELEMENTS = 2**25
+# Logits that exist at once, in the type of the weights: 128 MiB in bf16. Slices this large keep the products fast.
+SLICE_ELEMENTS = 2**26
+# Of those, the ones that are in fp32 at once: 16 MiB, so that the passes of a softmax find them in a CPU's cache.
+SOFTMAX_ELEMENTS = 2**22
 
 
 class LossModel(nn.Module):
@@ -82,30 +84,19 @@ class _LinearCrossEntropySum(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, softcap: float | None) -> Tensor:
         needs_hidden, needs_weight, *_ = ctx.needs_input_grad
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
+        grad_weight: Tensor | None = None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         size = max(1, SLICE_ELEMENTS // weight.shape[0])
         for start in range(0, len(labels), size):
             part = slice(start, start + size)
-            # One fused pass over the slice, from the type of the logits straight to fp32.
             logits = hidden[part] @ weight.T
-            if softcap is not None:
-                logits = softcap * torch.tanh(logits.float() / softcap)
-            log_probabilities = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-            picked = labels[part].unsqueeze(1)
-            total -= log_probabilities.gather(1, picked).sum()
-            if not (needs_hidden or needs_weight):
-                continue
-            ones = torch.ones_like(picked, dtype=torch.float32)
-            grad_logits = log_probabilities.exp_().scatter_add_(1, picked, -ones)
-            if softcap is not None:
-                # The slope of the cap: 1 - tanh squared.
-                grad_logits *= 1.0 - (logits / softcap).square()
-            grad_logits = grad_logits.to(hidden.dtype)
+            total += _softmax_in_place(logits, labels[part], softcap, needs_gradient=needs_hidden or needs_weight)
             if grad_hidden is not None:
-                torch.mm(grad_logits, weight, out=grad_hidden[part])
-            if grad_weight is not None:
-                grad_weight += grad_logits.T @ hidden[part]
+                torch.mm(logits, weight, out=grad_hidden[part])
+            if needs_weight:
+                # Several slices are summed in fp32.
+                grad = logits.T @ hidden[part]
+                grad_weight = grad if grad_weight is None else grad_weight.float().add_(grad)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = weight.dtype
         return total
@@ -114,13 +105,33 @@ class _LinearCrossEntropySum(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (grad_output,) = grad_outputs
         grad_hidden, grad_weight = ctx.saved_tensors
-        # Scaled in fp32: 1 / num_label_tokens rounded to bf16 would scale every gradient by up to 0.4%.
+        # By an fp32 scalar: 1 / num_label_tokens rounded to bf16 would scale every gradient by up to 0.4%.
+        scale = grad_output.float()
         return (
-            None if grad_hidden is None else (grad_hidden * grad_output.float()).to(grad_hidden.dtype),
-            None if grad_weight is None else (grad_weight * grad_output).to(ctx.weight_dtype),
+            None if grad_hidden is None else grad_hidden * scale,
+            None if grad_weight is None else (grad_weight * scale).to(ctx.weight_dtype),
             None,
             None,
         )
+
+
+def _softmax_in_place(logits: Tensor, labels: Tensor, softcap: float | None, needs_gradient: bool) -> Tensor:
+    """Sum of the token losses, fp32; `logits` `[L, V]` become their own gradients if those are needed."""
+    total = torch.zeros((), dtype=torch.float32, device=logits.device)
+    size = max(1, SOFTMAX_ELEMENTS // logits.shape[1]) if logits.device.type == "cpu" else len(labels)
+    for rows, picked in zip(logits.split(size), labels.unsqueeze(1).split(size), strict=True):
+        capped = rows if softcap is None else softcap * torch.tanh(rows.float() / softcap)
+        log_probabilities = torch.log_softmax(capped, dim=-1, dtype=torch.float32)
+        total -= log_probabilities.gather(1, picked).sum()
+        if not needs_gradient:
+            continue
+        ones = torch.ones_like(picked, dtype=torch.float32)
+        gradient = log_probabilities.exp_().scatter_add_(1, picked, -ones)
+        if softcap is not None:
+            # The slope of the cap: 1 - tanh squared.
+            gradient *= 1.0 - (capped / softcap).square()
+        rows.copy_(gradient)
+    return total
 
 
 def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, labels: Tensor, softcap: float | None = None) -> Tensor:

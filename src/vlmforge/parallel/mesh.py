@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import datetime
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,10 @@ from vlmforge.errors import ConfigError, Problem
 from vlmforge.parallel.launch import RENDEZVOUS
 
 DATA_AXES = ("dp_replicate", "dp_shard")
+
+# Of glibc's malloc.h: most blocks that are mapped by themselves; free bytes after which the heap shrinks (-1: never).
+MALLOC_MMAP_MAX = -4
+MALLOC_TRIM_THRESHOLD = -1
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ def open_world(dp_replicate: int, dp_shard: int, device_name: str, timeout_secon
     if device.type == "cuda":
         torch.cuda.set_device(device)
     _share_threads()
+    if device.type == "cpu":
+        _keep_freed_memory()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = datetime.timedelta(seconds=timeout_seconds)
     if "WORLD_SIZE" in os.environ:
@@ -113,6 +121,19 @@ def _share_threads() -> None:
     """Divide the cores that this process may use among the ranks of this machine."""
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_ranks))
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what tensors give back, for the next ones.
+
+    By default every large tensor is mapped anew from the kernel, which fills it with zeros page by page as it is
+    first touched: up to a third of a training step. One step's tensors are as large as the last one's.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(MALLOC_MMAP_MAX, 0)
+    mallopt(MALLOC_TRIM_THRESHOLD, -1)
 
 
 def broadcast_object(value: Any) -> Any:
