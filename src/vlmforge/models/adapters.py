@@ -61,7 +61,7 @@ class _LeanLoraLinear(LoraLinear):
         (name,) = self.active_adapters
         result = self.base_layer(x, *args, **kwargs)
         low_rank = self.lora_A[name](self.lora_dropout[name](x)) * self.scaling[name]
-        weight = self.lora_B[name].weight
+        weight = self.lora_B.get_parameter(f"{name}.weight")
         flat = torch.addmm(result.flatten(0, -2), low_rank.flatten(0, -2), weight.T)
         return flat.view_as(result)
 
