@@ -163,6 +163,12 @@ BAD_OVERRIDES = [
         "needs the exported model",
         "checkpointing.export=last",
     ),
+    ("checkpointing.export_merged=true", "needs stage.adapter", "checkpointing.export_merged=false"),
+    (
+        "stage=lora checkpointing.export_merged=true checkpointing.export=never",
+        "is written with export/",
+        "checkpointing.export=last",
+    ),
     ("data.validation=[] evaluate.before=true", "needs data.validation", "data.validation="),
     ("a=1,2", "a run has one value for each key", "'a=[1,2]'"),
     ("model.pretrained=/a b=c", "the value needs quotes", "'model.pretrained=\"/a b=c\"'"),

@@ -8,7 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from tests.recipes.worker import STOPPING
 from tests.support.ranks import start_ranks, wait_for_ranks
@@ -89,3 +92,16 @@ def test_its_export_generates(
     words = [f"checkpoint={run_of(folders[2], name)}", "prompt=Hello", "stage.generation.max_new_tokens=4"]
     assert main(["generate", *words]) == 0
     assert capsys.readouterr().out.endswith("\n")
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_merged_export_is_the_base_with_its_adapter(size: int, folders: dict[int, Path]) -> None:
+    run = run_of(folders[size], "smollm2/gsm8k_lora")
+    base = AutoModelForCausalLM.from_pretrained(run / "base_model", dtype=torch.float32)
+    by_peft = PeftModel.from_pretrained(base, str(run / "export")).merge_and_unload().state_dict()
+    merged = AutoModelForCausalLM.from_pretrained(run / "merged", dtype=torch.float32).state_dict()
+    plain = AutoModelForCausalLM.from_pretrained(run / "base_model", dtype=torch.float32).state_dict()
+    assert merged.keys() == by_peft.keys()
+    for name, weight in merged.items():
+        torch.testing.assert_close(weight, by_peft[name], rtol=1e-6, atol=1e-8)
+        assert torch.equal(weight, plain[name]) != name.endswith("_proj.weight"), name

@@ -188,14 +188,18 @@ def test_the_exported_model_gives_the_same_loss_in_plain_transformers(here: Path
 def test_the_exported_adapter_gives_the_same_loss_in_plain_peft(here: Path) -> None:
     from peft import PeftModel
 
-    assert train("run.name=lora", "stage.max_steps=4", *LORA) == 0
+    assert train("run.name=lora", "stage.max_steps=4", "checkpointing.export_merged=true", *LORA) == 0
     export = here / "runs/lora/export"
     base = json.loads((export / "adapter_config.json").read_text())["base_model_name_or_path"]
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(export))
     expected = metrics(here / "runs/lora")[-1]["validation_loss"]
     assert plain_validation_loss(model, export) == pytest.approx(expected, rel=1e-5)
-    model.merge_and_unload()
-    assert plain_validation_loss(model, export) == pytest.approx(expected, rel=1e-5)
+    by_peft = model.merge_and_unload().state_dict()
+    merged = AutoModelForCausalLM.from_pretrained(here / "runs/lora/merged", dtype=torch.float32)
+    assert plain_validation_loss(merged, here / "runs/lora/merged") == pytest.approx(expected, rel=1e-5)
+    assert by_peft.keys() == merged.state_dict().keys()
+    for name, weight in merged.state_dict().items():
+        torch.testing.assert_close(weight, by_peft[name], rtol=1e-6, atol=1e-7)
 
 
 def plain_validation_loss(model: torch.nn.Module, folder: Path) -> float:

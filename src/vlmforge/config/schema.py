@@ -304,6 +304,9 @@ class CheckpointingConfig:
     export: Literal["last", "never"] | int = key(
         "last", "Write `export/` at the end, never, or also every N steps.", minimum=1
     )
+    export_merged: bool = key(
+        False, "With an adapter: write `merged/` too, the base model with the adapter added to its weights."
+    )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from vlmforge.config.schema import AdapterConfig
 from vlmforge.errors import CheckpointError, ConfigError, Problem, nearest
 from vlmforge.models.family import Family
 from vlmforge.models.shape import find_family
+from vlmforge.parallel.shard import full_tensor
 
 PEFT_PREFIX = "base_model.model."
 
@@ -135,6 +137,31 @@ def init_adapter(module_name: str, module: nn.Module) -> bool:
 def peft_name(parameter_name: str) -> str:
     """The name of an adapter tensor in a PEFT folder: the adapter's own name is left out, a prefix put before."""
     return PEFT_PREFIX + parameter_name.replace(".default.", ".")
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an adapter adds to one weight: `scale * b @ a`, with `a` `[rank, in]` and `b` `[out, rank]`, sharded."""
+
+    a: Tensor
+    b: Tensor
+    scale: float
+
+    def apply(self, weight: Tensor) -> Tensor:
+        """The full weight `[out, in]` with the update, summed in fp32; a collective of all ranks."""
+        a, b = full_tensor(self.a).float(), full_tensor(self.b).float()
+        return (weight.float() + self.scale * (b @ a)).to(weight.dtype)
+
+
+def adapter_updates(model: nn.Module) -> dict[str, Update]:
+    """The updates of all adapted weights, by the weight's name in the model without adapters."""
+    updates: dict[str, Update] = {}
+    for module_name, module in model.named_modules():
+        if isinstance(module, LoraLinear):
+            (name,) = module.active_adapters
+            a, b = (matrices.get_parameter(f"{name}.weight").detach() for matrices in (module.lora_A, module.lora_B))
+            updates[f"{module_name}.weight"] = Update(a, b, module.scaling[name])
+    return updates
 
 
 def base_name(parameter_name: str) -> str:

@@ -9,13 +9,14 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from vlmforge.config.schema import AdapterConfig
-from vlmforge.models.adapters import base_name, is_adapter, peft_name, save_adapter_config
+from vlmforge.models.adapters import Update, base_name, is_adapter, peft_name, save_adapter_config
 from vlmforge.models.family import Family
 from vlmforge.models.layout import split_for_file
 from vlmforge.models.shape import find_family
@@ -26,9 +27,14 @@ MAX_FILE_BYTES = 5 * 2**30
 
 
 def export_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, stop_ids: Sequence[int], is_main: bool
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    stop_ids: Sequence[int],
+    is_main: bool,
+    updates: Mapping[str, Update] = MappingProxyType({}),
 ) -> None:
-    """Write the whole model, adapters left out, as a folder that plain transformers loads; a collective.
+    """Write the whole model, without adapters of its own, as a folder that plain transformers loads; a collective.
 
     Args:
         model: sharded or not.
@@ -36,10 +42,11 @@ def export_model(
         folder: replaced when everything is written.
         stop_ids: token ids that end a generated answer.
         is_main: whether this rank writes.
+        updates: of weights by name, as `adapter_updates` gives them, to merge an adapter; none: the base model.
     """
     tensors = {base_name(name): p.detach() for name, p in model.named_parameters() if not is_adapter(name)}
     partial = _begin(folder, is_main)
-    _write(partial, "model", tensors, is_main, find_family(model.config))
+    _write(partial, "model", tensors, is_main, find_family(model.config), updates)
     if is_main:
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(partial)
@@ -92,7 +99,14 @@ def _finish(partial: Path, folder: Path, is_main: bool) -> None:
     barrier()
 
 
-def _write(folder: Path, stem: str, tensors: Mapping[str, Tensor], is_main: bool, family: Family | None = None) -> None:
+def _write(
+    folder: Path,
+    stem: str,
+    tensors: Mapping[str, Tensor],
+    is_main: bool,
+    family: Family | None = None,
+    updates: Mapping[str, Update] = MappingProxyType({}),
+) -> None:
     """Gather and write file after file, under the names that a family's files have."""
     files = _split(tensors)
     total_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -102,6 +116,8 @@ def _write(folder: Path, stem: str, tensors: Mapping[str, Tensor], is_main: bool
         gathered: dict[str, Tensor] = {}
         for key in names:
             full = full_tensor(tensors[key])
+            if key in updates:
+                full = updates[key].apply(full)
             if is_main:
                 parts = split_for_file(family, key, full) if family is not None else [(key, full)]
                 # Each in memory of its own: safetensors refuses views of one tensor.

@@ -9,6 +9,7 @@ from typing import Any
 from vlmforge.checkpoint.store import prune
 from vlmforge.data.loader import iterate_validation, validation_samples
 from vlmforge.generate.load import stop_ids
+from vlmforge.models.adapters import adapter_updates
 from vlmforge.models.export import export_adapter, export_model
 from vlmforge.observe.files import write_json
 from vlmforge.observe.metrics import read_metrics
@@ -53,6 +54,9 @@ def export(session: Session, records: Records) -> None:
             # A run on random weights has written its base itself.
             revision = session.config.model.revision if base == session.config.model.pretrained else None
             export_adapter(model, tokenizer, folder, adapter, base, revision, is_main)
+            if session.config.checkpointing.export_merged:
+                stops = stop_ids(model, tokenizer)
+                export_model(model, tokenizer, session.run.merged, stops, is_main, adapter_updates(model))
         else:
             export_model(model, tokenizer, folder, stop_ids(model, tokenizer), is_main)
 

@@ -62,6 +62,11 @@ class RunFolder:
         return self.path / "export"
 
     @property
+    def merged(self) -> Path:
+        """Folder of the base model with the adapter merged into it."""
+        return self.path / "merged"
+
+    @property
     def manifest(self) -> Path:
         """Versions, mesh, data, and the recipe as it was resolved."""
         return self.path / "manifest.json"

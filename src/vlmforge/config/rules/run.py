@@ -78,6 +78,25 @@ def check_export(subject: Subject) -> Iterator[Finding]:
         )
 
 
+def check_merged(subject: Subject) -> Iterator[Finding]:
+    """A merged export needs an adapter, and an export."""
+    config = subject.config
+    if not config.checkpointing.export_merged:
+        return
+    if config.stage.adapter is None:
+        yield Finding(
+            ("checkpointing.export_merged", "stage.adapter"),
+            "checkpointing.export_merged = true needs stage.adapter, which is not set; export/ is the whole model",
+            "checkpointing.export_merged=false",
+        )
+    elif config.checkpointing.export == "never":
+        yield Finding(
+            ("checkpointing.export_merged", "checkpointing.export"),
+            "checkpointing.export_merged = true is written with export/, and checkpointing.export = never",
+            "checkpointing.export=last",
+        )
+
+
 def check_validation(subject: Subject) -> Iterator[Finding]:
     """What is measured on validation data needs some."""
     evaluate = subject.config.evaluate
@@ -93,4 +112,12 @@ def check_validation(subject: Subject) -> Iterator[Finding]:
             )
 
 
-RULES: tuple[Rule, ...] = (check_name, check_resume, check_trackers, check_tasks, check_export, check_validation)
+RULES: tuple[Rule, ...] = (
+    check_name,
+    check_resume,
+    check_trackers,
+    check_tasks,
+    check_export,
+    check_merged,
+    check_validation,
+)
