@@ -8,6 +8,7 @@ from typing import Any
 
 from vlmforge.config.facts import Facts
 from vlmforge.config.origins import Origins
+from vlmforge.config.pretrained import Shape, derive_shape
 from vlmforge.config.schema import Config
 
 
@@ -35,6 +36,13 @@ class Subject:
         for name in path.split("."):
             section, default = getattr(section, name), getattr(default, name)
         return path in self.origins and section != default
+
+    def shape(self) -> Shape | None:
+        """The model's shape; null where its folder cannot be read, which a rule of its own reports."""
+        try:
+            return derive_shape(self.config.model, self.facts.families, self.facts.stated_shape)
+        except ValueError:
+            return None
 
 
 @dataclass(frozen=True)

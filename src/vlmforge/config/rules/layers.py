@@ -8,26 +8,22 @@ from typing import Any
 from vlmforge.config.encode import scalar_text
 from vlmforge.config.facts import FamilyFacts
 from vlmforge.config.plain import is_list, is_whole_number
-from vlmforge.config.pretrained import derive_shape
 from vlmforge.config.rules.finding import Finding, Rule, Subject
 from vlmforge.errors import one_of
 
 LENGTHS = ("sliding_window", "attention_chunk_size", "floor_scale", "query_pre_attn_scalar")
 
 
-def _shape(subject: Subject) -> tuple[FamilyFacts, Mapping[str, Any]] | None:
+def _known(subject: Subject) -> tuple[FamilyFacts, Mapping[str, Any]] | None:
     """The family and its fields; null where another rule reports that they are not known."""
-    try:
-        shape = derive_shape(subject.config.model, subject.facts.families, subject.facts.stated_shape)
-    except ValueError:
-        return None
-    family = subject.facts.families.get(shape.family or "")
-    return None if family is None else (family, shape.fields)
+    shape = subject.shape()
+    family = subject.facts.families.get(shape.family or "") if shape is not None else None
+    return None if shape is None or family is None else (family, shape.fields)
 
 
 def check_attention_of_family(subject: Subject) -> Iterator[Finding]:
     """The attention computes what the family's layers are."""
-    known = _shape(subject)
+    known = _known(subject)
     chosen = subject.config.model.attention
     if known is not None and chosen not in known[0].attentions:
         yield Finding(
@@ -39,7 +35,7 @@ def check_attention_of_family(subject: Subject) -> Iterator[Finding]:
 
 def check_lengths(subject: Subject) -> Iterator[Finding]:
     """Windows and chunks hold a token, and a window that is set is used."""
-    known = _shape(subject)
+    known = _known(subject)
     if known is None:
         return
     _, fields = known
@@ -61,7 +57,7 @@ def check_lengths(subject: Subject) -> Iterator[Finding]:
 
 def check_layer_types(subject: Subject) -> Iterator[Finding]:
     """One kind for each layer, each of them a kind of the family, and its window or chunk set."""
-    known = _shape(subject)
+    known = _known(subject)
     if known is None or "layer_types" not in known[0].fields:
         return
     family, fields = known
@@ -101,14 +97,14 @@ def _check_list(fields: Mapping[str, Any], name: str, choices: tuple[object, ...
 
 def check_rope_layers(subject: Subject) -> Iterator[Finding]:
     """Whether a layer has rotary positions is said for each, by a 1 or a 0."""
-    known = _shape(subject)
+    known = _known(subject)
     if known is not None:
         yield from _check_list(known[1], "no_rope_layers", (1, 0))
 
 
 def check_experts(subject: Subject) -> Iterator[Finding]:
     """A token goes through no more experts than there are, and the layers with experts exist."""
-    known = _shape(subject)
+    known = _known(subject)
     if known is None:
         return
     _, fields = known
@@ -138,7 +134,7 @@ def check_experts(subject: Subject) -> Iterator[Finding]:
 
 def check_unsupported(subject: Subject) -> Iterator[Finding]:
     """What a folder or a recipe may ask of transformers and this version does not do."""
-    known = _shape(subject)
+    known = _known(subject)
     if known is None:
         return
     reasons = {
@@ -153,7 +149,7 @@ def check_unsupported(subject: Subject) -> Iterator[Finding]:
 
 def check_row_positions(subject: Subject) -> Iterator[Finding]:
     """Where transformers counts chunks and temperatures along the row, a row is one sample or short."""
-    known = _shape(subject)
+    known = _known(subject)
     stage, model = subject.config.stage, subject.config.model
     if known is None or model.attention == "varlen" or "attention_chunk_size" not in known[0].fields:
         return

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 
 from vlmforge.config.encode import scalar_text
 from vlmforge.config.plain import is_whole_number
-from vlmforge.config.pretrained import Shape, derive_shape, is_folder
+from vlmforge.config.pretrained import derive_shape, is_folder
 from vlmforge.config.rules.finding import Finding, Rule, Subject
 from vlmforge.errors import nearest, one_of
 
@@ -103,17 +103,9 @@ def _near_folder(path: str) -> str:
     return "give an existing folder, or a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
-def _shape(subject: Subject) -> Shape | None:
-    """The model's shape; null where its folder cannot be read, which another rule reports."""
-    try:
-        return derive_shape(subject.config.model, subject.facts.families, subject.facts.stated_shape)
-    except ValueError:
-        return None
-
-
 def check_family(subject: Subject) -> Iterator[Finding]:
     """The family is one of ours, and the one that the folder's config.json names."""
-    shape = _shape(subject)
+    shape = subject.shape()
     families = subject.facts.families
     if shape is None:
         return
@@ -145,7 +137,7 @@ def check_family(subject: Subject) -> Iterator[Finding]:
 def check_fields(subject: Subject) -> Iterator[Finding]:
     """Every field of `model.config` is one of the family's, of its type, and none is missing."""
     model = subject.config.model
-    shape = _shape(subject)
+    shape = subject.shape()
     if shape is None or shape.family is None or shape.family not in subject.facts.families:
         return
     family = subject.facts.families[shape.family]
@@ -207,7 +199,7 @@ def _example(tiny: Mapping[str, Any], name: str, types: tuple[type, ...]) -> Any
 def check_shape_of_weights(subject: Subject) -> Iterator[Finding]:
     """Weights keep their shape: a field that changes a tensor's is refused while weights are loaded."""
     model = subject.config.model
-    shape = _shape(subject)
+    shape = subject.shape()
     if shape is None or model.init != "pretrained" or model.pretrained is None:
         return
     for name, value in model.config.items():
@@ -223,7 +215,7 @@ def check_shape_of_weights(subject: Subject) -> Iterator[Finding]:
 
 def check_heads(subject: Subject) -> Iterator[Finding]:
     """Attention heads divide the hidden size, key-value heads divide the heads."""
-    shape = _shape(subject)
+    shape = subject.shape()
     if shape is None:
         return
     hidden, heads, groups = (
@@ -260,7 +252,7 @@ def nearest_number(number: int, choices: list[str]) -> str:
 def check_tensor_parallel_heads(subject: Subject) -> Iterator[Finding]:
     """Tensor parallelism gives every rank whole heads."""
     tp = subject.config.parallelism.tp
-    shape = _shape(subject)
+    shape = subject.shape()
     if shape is None or tp == 1:
         return
     counts = {name: shape.fields.get(name) for name in ("num_attention_heads", "num_key_value_heads")}
@@ -277,7 +269,7 @@ def check_tensor_parallel_heads(subject: Subject) -> Iterator[Finding]:
 
 def check_attention(subject: Subject) -> Iterator[Finding]:
     """Attention sample by sample drops nothing out."""
-    shape = _shape(subject)
+    shape = subject.shape()
     dropout = shape.fields.get("attention_dropout") if shape is not None else None
     if subject.config.model.attention == "varlen" and isinstance(dropout, int | float) and dropout > 0:
         yield Finding(
@@ -307,7 +299,7 @@ def check_kernels(subject: Subject) -> Iterator[Finding]:
     config = subject.config
     if config.model.kernels != "liger":
         return
-    shape, families = _shape(subject), subject.facts.families
+    shape, families = subject.shape(), subject.facts.families
     family = families.get(shape.family or "") if shape is not None else None
     if family is not None and not family.has_liger:
         known = sorted(name for name, other in families.items() if other.has_liger)

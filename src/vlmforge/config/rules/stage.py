@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from vlmforge.config.encode import scalar_text
 from vlmforge.config.overrides import COMMAND_LINE
-from vlmforge.config.pretrained import derive_shape
 from vlmforge.config.rules.finding import Finding, Rule, Subject
 from vlmforge.errors import nearest, one_of
 
@@ -72,10 +71,8 @@ def check_adapter(subject: Subject) -> Iterator[Finding]:
 def check_trainable(subject: Subject) -> Iterator[Finding]:
     """Trainable groups are groups of the family, and something is trained."""
     stage = subject.config.stage
-    try:
-        name = derive_shape(subject.config.model, subject.facts.families).family
-    except ValueError:
-        return
+    shape = subject.shape()
+    name = shape.family if shape is not None else None
     if stage.trainable is None or name is None or name not in subject.facts.families:
         return
     groups = list(subject.facts.families[name].groups)
