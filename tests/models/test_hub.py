@@ -7,9 +7,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.errors import GatedRepoError, HTTPError
 from tests.support.hub import COMMIT, Repo, serve_hub
 from tests.support.runs import LORA, ROOT, environment, write_recipe
 from tests.support.tiny import make_base
@@ -139,9 +141,23 @@ def test_a_cache_that_takes_no_more_is_named(number: int, what: str, monkeypatch
     assert "HF_HOME" in str(caught.value)
 
 
+def test_a_connection_that_breaks_in_the_middle_of_a_file_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise HTTPError("peer closed connection")
+
+    monkeypatch.setattr(hub, "snapshot_download", fail)
+    with pytest.raises(CheckpointError, match=r"cannot be reached \(HTTPError\)") as caught:
+        hub.fetch_folder("acme/large", key="model.tokenizer")
+    assert "set model.tokenizer=FOLDER" in str(caught.value)
+
+
 def test_a_token_changes_what_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
-    where = "model.pretrained = acme/gated"
+    def refuse(*_: object, **__: object) -> str:
+        raise GatedRepoError("gated", response=Mock(headers={}))
+
+    monkeypatch.setattr(hub, "snapshot_download", refuse)
     monkeypatch.setattr(hub, "get_token", lambda: "hf_secret")
-    what, _, fix = hub._explain_gated("acme/gated", where)
-    assert "the account of your token has no access to it yet" in what
-    assert "hf_secret" not in what + fix
+    with pytest.raises(CheckpointError) as caught:
+        hub.fetch_folder("acme/gated")
+    assert "the account of your token has no access to it yet" in str(caught.value)
+    assert "hf_secret" not in str(caught.value)

@@ -10,6 +10,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # of whichever HTTP library this version of the hub uses
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -43,8 +44,8 @@ def fetch_folder(
         patterns = [*SMALL_FILES, "*.safetensors"] if with_weights else SMALL_FILES
         try:
             path = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-        except (HFValidationError, OSError) as error:
-            # The errors of the hub and of the network are OSErrors too.
+        except (HFValidationError, HTTPError, OSError) as error:
+            # What the hub answers is an OSError too; a connection that breaks in the middle of a file is not.
             raise CheckpointError(Problem(*_explain(name, revision, key, error))) from error
     if with_weights and not any(path.glob("*.safetensors")):
         problem = Problem(
@@ -79,8 +80,8 @@ def _explain(name: str, revision: str | None, key: str, error: Exception) -> tup
     if isinstance(error, RepositoryNotFoundError):
         return _explain_not_found(name, where)
     if isinstance(error, OSError) and error.errno is not None:
-        return _explain_disk(name, where, error)
-    return _explain_unreachable(name, revision, where, error)
+        return _explain_disk(name, key, error)
+    return _explain_unreachable(name, revision, key, error)
 
 
 def _explain_gated(name: str, where: str) -> tuple[str, str, str]:
@@ -112,8 +113,8 @@ def _explain_not_found(name: str, where: str) -> tuple[str, str, str]:
     )
 
 
-def _explain_disk(name: str, where: str, error: OSError) -> tuple[str, str, str]:
-    cache = constants.HF_HUB_CACHE
+def _explain_disk(name: str, key: str, error: OSError) -> tuple[str, str, str]:
+    where, cache = f"{key} = {name}", constants.HF_HUB_CACHE
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"the disk is full: {name} does not fit into the cache {cache}",
@@ -124,17 +125,17 @@ def _explain_disk(name: str, where: str, error: OSError) -> tuple[str, str, str]
     return (
         f"{name} cannot be brought into the cache {cache}: {error.strerror or error}",
         where,
-        "set HF_HOME to a folder that can be written, or model.pretrained to a folder that holds the model",
+        f"set HF_HOME to a folder that can be written, or {key} to a folder that holds the model",
     )
 
 
-def _explain_unreachable(name: str, revision: str | None, where: str, error: Exception) -> tuple[str, str, str]:
+def _explain_unreachable(name: str, revision: str | None, key: str, error: Exception) -> tuple[str, str, str]:
     """No network, offline on purpose, or a hub that answers with another error."""
+    where = f"{key} = {name}"
     cause = error.__cause__ if error.__cause__ is not None else error
     at = f" --revision {revision}" if revision else ""
     elsewhere = (
-        f"where there is a network: `hf download {name}{at} --local-dir FOLDER`; bring FOLDER here and set "
-        "model.pretrained=FOLDER"
+        f"where there is a network: `hf download {name}{at} --local-dir FOLDER`; bring FOLDER here and set {key}=FOLDER"
     )
     if constants.HF_HUB_OFFLINE or isinstance(cause, OfflineModeIsEnabled):
         return (
