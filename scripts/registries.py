@@ -166,7 +166,6 @@ def download_debian(package: DebianPackage, folder: Path) -> Path:
     Returns:
         The package's path inside `folder`.
     """
-    where = "the Debian archive that apt is set up to use (/etc/apt)"
     missing = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
     if missing:
         problem = Problem(
@@ -176,7 +175,9 @@ def download_debian(package: DebianPackage, folder: Path) -> Path:
         )
         raise FetchError(problem, EXIT_OUT_OF_REACH)
     say(f"  downloading {package.name} ({package.size_mb:.1f} MB)")
-    own_lists = ["-o", f"Dir::State::Lists={folder}/lists", "-o", f"Dir::Cache={folder}/cache"]
+    # apt takes a relative path from its own folders, not from the working directory.
+    work = folder.resolve()
+    own_lists = ["-o", f"Dir::State::Lists={work}/lists", "-o", f"Dir::Cache={work}/cache"]
     attempts = [["download", package.name]], [[*own_lists, "update"], [*own_lists, "download", package.name]]
     reason = ""
     for commands in attempts:
@@ -187,7 +188,7 @@ def download_debian(package: DebianPackage, folder: Path) -> Path:
             return paths[0]
     problem = Problem(
         what=f"apt-get could not download {package.name}: {reason.removeprefix('E: ')}",
-        where=where,
+        where="the Debian archive that apt is set up to use (/etc/apt)",
         fix="check the network and /etc/apt/sources.list, then run this command again; nothing was left half made",
     )
     raise FetchError(problem, EXIT_OUT_OF_REACH)

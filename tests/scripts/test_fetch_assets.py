@@ -212,14 +212,16 @@ def debian(tmp_path, monkeypatch):
     return SimpleNamespace(tools=tools, log=log)
 
 
-def test_a_debian_package_comes_also_where_apt_has_no_lists_yet(tmp_path, debian):
-    assert fetch(tmp_path / "assets") == 0
+def test_a_debian_package_comes_also_where_apt_has_no_lists_yet(tmp_path, debian, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert fetch("assets") == 0
     assert (tmp_path / "assets/toy/rows.txt").read_text() == "HELLO"
     asked, updated, asked_again = debian.log.read_text().splitlines()
     assert asked == "-q download toy"
     assert updated.endswith("update")
-    assert "Dir::State::Lists=" in updated
-    assert "Dir::State::Lists=" in asked_again
+    # A relative path would be one below /var/lib/apt.
+    assert f"Dir::State::Lists={tmp_path}/assets/" in updated
+    assert f"Dir::State::Lists={tmp_path}/assets/" in asked_again
 
 
 def test_a_dictionary_of_other_senses_is_refused(tmp_path):
