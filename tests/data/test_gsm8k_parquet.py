@@ -14,13 +14,15 @@ from vlmforge.data.gsm8k_parquet import INSTRUCTION, main
 ROWS = [
     {"question": "How many eggs are 2 dozen?", "answer": "2 x 12 = <<2*12=24>>24\n#### 24"},
     {"question": "A farm of 1,000 acres doubles.", "answer": "It was #### 1,000 before.\n#### 2,000"},
-    {"question": "What is left of $3.50 after $4?", "answer": "3.50 - 4 = -0.50\n#### -0.50"},
+    # A character that some take for the end of a line, and JSON does not.
+    {"question": "What is left of $3.50\u2028after $4?", "answer": "3.50 - 4 = -0.50\n#### -0.50"},
 ]
 
 
 def write(folder: Path, *lines: object) -> Path:
     path = folder / "rows.jsonl"
-    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    texts = [line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines]
+    path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
     return path
 
 

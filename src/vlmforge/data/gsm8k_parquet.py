@@ -4,8 +4,8 @@
 
 reads JSON lines with `question` and `answer`, as openai/grade-school-math and the hub's `openai/gsm8k` have them, and
 writes the columns that verl's own preparation writes, so that the files serve both: `data_source`, `prompt` (one user
-message that asks for steps and for the answer after `####`), `ability`, `reward_model` (the number after `####`) and
-`extra_info` (split, index, and question and answer as they were, which is what SFT reads).
+message that asks for steps and for the answer after `####`, in words of ours), `ability`, `reward_model` (the number
+after `####`) and `extra_info` (split, index, and question and answer as they were, which is what SFT reads).
 
 Every row is looked at before anything is written. Exit codes: 0 done; 2 arguments; 3 a row is none, or a file is not
 there.
@@ -38,7 +38,9 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         DataError: the file cannot be read, or rows are none; the first ten are named.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not `splitlines`, which also ends a line at characters that a JSON text may hold as they are.
+        with path.open(encoding="utf-8") as file:
+            lines = file.readlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         problem = Problem(f"{path} cannot be read: {reason}", str(path), "give a JSONL file, one object a line")
