@@ -67,6 +67,12 @@ def test_a_cap_of_tokens_is_halved_down_to_one_row_and_then_the_rows() -> None:
     assert remedies_of(recipe, "step", *BY_TOKENS, f"{cap}=1024")[0] == ["stage.seq_len=512", f"{cap}=512"]
 
 
+def test_smaller_micro_batches_help_validation_too() -> None:
+    words = ("stage.micro_batch_size=4", "evaluate.tasks=[]")
+    assert remedies_of("llama3p1_8b/pretrain_text", "score", *words) == [[]]
+    assert remedies_of("smollm2/pretrain_wordnet", "score", *words) == [["stage.micro_batch_size=2"]]
+
+
 def test_more_ranks_come_with_a_micro_batch_that_fits() -> None:
     words = ("stage.micro_batch_size=4", "stage.global_batch_size=4")
     assert ["parallelism.dp_shard=2", "stage.micro_batch_size=2"] in remedies_of("smollm2/gsm8k_sft", "step", *words)

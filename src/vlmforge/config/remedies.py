@@ -24,7 +24,8 @@ def memory_remedies(config: Config, batch: BatchSizes, phase: Phase, *, has_gpu:
     if phase == "step":
         found += [_smaller_micro_batch(config, batch), _recompute(config), _shorter_rows(config)]
     if phase == "score":
-        found += list(_smaller_scoring(config))
+        # Validation is cut as training is.
+        found += [_smaller_micro_batch(config, batch) if config.data.validation else None, *_smaller_scoring(config)]
     if phase in ("load", "step"):
         found += [_more_ranks(config, batch) if has_gpu else None, _adapters(config), _half_weights(config)]
     return [remedy for remedy in found if remedy is not None] or ["a machine with more memory, or a smaller model"]

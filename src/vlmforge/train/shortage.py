@@ -63,7 +63,7 @@ def _explain(
     return Problem(
         f"out of memory in {doing}{rows}: {_asked_for(error)}{memory_in_use(world.device)}",
         f"rank {world.rank} of {world.world_size}, {world.device}",
-        "; or ".join(remedies) + ("; the last checkpoint is intact" if phase != "load" else ""),
+        "; or ".join(remedies) + ("; what was saved is intact" if phase != "load" else ""),
     )
 
 
