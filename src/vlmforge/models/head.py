@@ -105,8 +105,9 @@ class _LinearCrossEntropySum(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (grad_output,) = grad_outputs
         grad_hidden, grad_weight = ctx.saved_tensors
-        # By an fp32 scalar: 1 / num_label_tokens rounded to bf16 would scale every gradient by up to 0.4%.
-        scale = grad_output.float()
+        # A number, not a tensor: a GPU would round one that lies on it to bf16 before it multiplies, and
+        # 1 / num_label_tokens in bf16 scales every gradient by up to 0.4%.
+        scale = grad_output.item()
         return (
             None if grad_hidden is None else grad_hidden * scale,
             None if grad_weight is None else (grad_weight * scale).to(ctx.weight_dtype),
