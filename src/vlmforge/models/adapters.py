@@ -60,6 +60,8 @@ class _LeanLoraLinear(LoraLinear):
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        assert not self.merged, "the base layer holds the adapter already"
+        assert not self.disable_adapters, "the adapter is always in use"
         (name,) = self.active_adapters
         result = self.base_layer(x, *args, **kwargs)
         low_rank = self.lora_A[name](self.lora_dropout[name](x)) * self.scaling[name]
