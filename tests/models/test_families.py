@@ -7,12 +7,12 @@ import inspect
 import pytest
 import torch
 import yaml
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from vlmforge.config.recipes import installed_folder
 from vlmforge.config.schema import Config, ModelConfig, StageConfig
 from vlmforge.models import FAMILIES
-from vlmforge.models.build import build_on_meta, count_parameters, find_layers
+from vlmforge.models.build import build_on_meta, count_flops_per_token, count_parameters, find_layers
 
 # Accepted by config classes through their base: the fields of earlier files, and one that Qwen3-MoE's layers read.
 LEGACY = {"rope_theta", "rope_scaling", "rope_local_base_freq", "head_dim"}
@@ -38,11 +38,23 @@ PUBLISHED = {
 }
 
 
+def build_from_file(name: str) -> PreTrainedModel:
+    stated = yaml.safe_load((installed_folder("configs") / "model" / f"{name}.yaml").read_text())
+    return build_on_meta(Config(model=ModelConfig(family=stated["family"], init="random", config=stated["config"])))
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_model_file_has_the_published_number_of_parameters(name: str) -> None:
-    stated = yaml.safe_load((installed_folder("configs") / "model" / f"{name}.yaml").read_text())
-    model = build_on_meta(Config(model=ModelConfig(family=stated["family"], init="random", config=stated["config"])))
-    assert count_parameters(model)[0] == PUBLISHED[name]
+    assert count_parameters(build_from_file(name))[0] == PUBLISHED[name]
+
+
+# Those that a token goes through; the others' are all.
+ACTIVE = {"qwen3_30b_a3b": 3_353_032_704, "llama4_scout": 17_172_894_720, "qwen3_0p6b": 596_049_920}
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_experts_count_as_operations_where_a_token_goes_through_them(name: str) -> None:
+    assert count_flops_per_token(build_from_file(name)) == 6 * ACTIVE[name]
 
 
 def test_every_model_with_weights_is_counted() -> None:

@@ -237,3 +237,18 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     """All parameters and those that are trained; a tied matrix counts once."""
     parameters: list[Any] = list(model.parameters())
     return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+
+
+def count_flops_per_token(model: PreTrainedModel) -> int:
+    """Operations of a forward and backward pass over a token: 6 for each weight, 4 for each that is frozen.
+
+    Experts are the parameters of three dims, one of them the expert: those count that a token goes through.
+    """
+    shape: Any = model.config
+    flops = 0
+    for parameter in model.parameters():
+        weights = parameter.numel()
+        if parameter.ndim == 3:
+            weights = weights // parameter.shape[0] * shape.num_experts_per_tok
+        flops += (6 if parameter.requires_grad else 4) * weights
+    return flops

@@ -17,7 +17,14 @@ from vlmforge.data.ledger import Ledger
 from vlmforge.data.loader import TrainLoader, build_train_loader
 from vlmforge.errors import CheckpointError, Problem
 from vlmforge.generate.load import stop_ids
-from vlmforge.models.build import TORCH_DTYPES, build_on_meta, count_parameters, find_layers, materialise
+from vlmforge.models.build import (
+    TORCH_DTYPES,
+    build_on_meta,
+    count_flops_per_token,
+    count_parameters,
+    find_layers,
+    materialise,
+)
 from vlmforge.models.export import export_model
 from vlmforge.models.head import LossModel
 from vlmforge.models.liger import apply_liger
@@ -121,8 +128,7 @@ def open_session(
         f"{'rank' if world.world_size == 1 else 'ranks'} ({world.device.type}); "
         f"weights: {starting_folder(config) or f'random, from run.seed={config.run.seed}'}; run folder {run.path}"
     )
-    # Forward and backward through every weight, and the gradient of those that are trained: 6N, or 4N for adapters.
-    flops_per_token = 4 * total + 2 * trained
+    flops_per_token = count_flops_per_token(root.model)
     session = Session(
         config, world, run, tokenizer, total_steps, loader, state, ledger, flops_per_token, peak_flops, {}
     )
