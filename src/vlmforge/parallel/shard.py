@@ -18,9 +18,9 @@ def apply_fsdp(
 
     Gradients are summed over ranks, not averaged: the loss is divided by the global number of label tokens already.
 
-    Where every rank holds the whole model (dp_shard 1), freeing gathered weights would free nothing that a later
-    layer needs, and gathering is a cast: it is done once a step, and gradients wait in `reduce_dtype` until the
-    step's last backward pass.
+    Where every rank holds the whole model (dp_shard 1), gathering is a cast and moves nothing: it is done once a step,
+    and gradients wait in `reduce_dtype` until the step's last backward pass. The price is memory: a copy of all weights
+    in `param_dtype`, not of one layer's, for the time of a step.
 
     Args:
         root: the module whose forward is the training step.
