@@ -119,7 +119,7 @@ def run_vlmforge(case: Case, config: Config, world: World) -> dict[str, Any]:
                     step=number,
                     lr=LR,
                     max_grad_norm=MAX_GRAD_NORM,
-                    world=world,
+                    device=world.device,
                 )
                 results.append(result)
     return {"losses": [r.loss for r in results], "grad_norms": [r.grad_norm for r in results], "grads": grads}

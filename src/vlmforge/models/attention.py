@@ -18,6 +18,10 @@ from transformers import AttentionInterface
 
 VARLEN = "vlmforge_varlen"
 
+# Lengths are rounded up to multiples of this. On a CPU the backward pass in bf16 compiles kernels for every length that
+# it has not seen, and keeps them: 4 MB each, for as many lengths as the data has.
+LENGTH_STEP = 32
+
 
 def varlen_attention(
     module: nn.Module,
@@ -75,10 +79,15 @@ def _split(tensor: Tensor, borders: Tensor) -> tuple[Tensor, ...]:
 
 def _attend_one(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None) -> Tensor:
     length = query.shape[2]
+    # What comes after a token it does not see, so zeros at the end change nothing.
+    padding = (0, 0, 0, -length % LENGTH_STEP)
+    q, k, v = F.pad(query, padding), F.pad(key, padding), F.pad(value, padding)
     if window is None or length <= window:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
-    mask = _visible(length, window, query.device)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
+    else:
+        mask = _visible(q.shape[2], window, q.device)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=True)
+    return out[:, :, :length]
 
 
 def _flash(

@@ -84,7 +84,7 @@ def open_world(dp_replicate: int, dp_shard: int, device_name: str, timeout_secon
         torch.cuda.set_device(device)
     _share_threads()
     if device.type == "cpu":
-        _keep_freed_memory()
+        _keep_memory()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = datetime.timedelta(seconds=timeout_seconds)
     if "WORLD_SIZE" in os.environ:
@@ -123,17 +123,19 @@ def _share_threads() -> None:
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_ranks))
 
 
-def _keep_freed_memory() -> None:
-    """Let glibc keep what tensors give back, for the next ones.
+def _keep_memory() -> None:
+    """Let glibc keep what tensors give back, for the next ones, and oneDNN keep fewer kernels.
 
-    By default every large tensor is mapped anew from the kernel, which fills it with zeros page by page as it is
-    first touched: up to a third of a training step. One step's tensors are as large as the last one's.
+    By default every large tensor is mapped anew from the system, which fills it with zeros page by page as it is first
+    touched; but the tensors of one step are as large as those of the last. oneDNN keeps a kernel of up to a megabyte
+    for each shape of a product, 1,024 of them by default, and every step brings new numbers of tokens. What a user sets
+    in the environment stays.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(MALLOC_MMAP_MAX, 0)
-    mallopt(MALLOC_TRIM_THRESHOLD, -1)
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+    if platform.libc_ver()[0] == "glibc" and not any(name.startswith("MALLOC_") for name in os.environ):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(MALLOC_MMAP_MAX, 0)
+        mallopt(MALLOC_TRIM_THRESHOLD, -1)
 
 
 def broadcast_object(value: Any) -> Any:

@@ -18,10 +18,6 @@ def apply_fsdp(
 
     Gradients are summed over ranks, not averaged: the loss is divided by the global number of label tokens already.
 
-    Where every rank holds the whole model (dp_shard 1), gathering is a cast and moves nothing: it is done once a step,
-    and gradients wait in `reduce_dtype` until the step's last backward pass. The price is memory: a copy of all weights
-    in `param_dtype`, not of one layer's, for the time of a step.
-
     Args:
         root: the module whose forward is the training step.
         layers: its transformer blocks, in order.
@@ -32,49 +28,33 @@ def apply_fsdp(
     policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=reduce_dtype)
     # One axis where there are no replicas: a second one of size 1 would all-reduce with itself at every layer.
     used = mesh if mesh.size(0) > 1 else mesh["dp_shard"]
-    is_sharded = mesh["dp_shard"].size() > 1
     for layer in layers:
-        fully_shard(layer, mesh=used, mp_policy=policy, reshard_after_forward=is_sharded)
+        fully_shard(layer, mesh=used, mp_policy=policy)
     # The root's weights are used first and last in a forward: freeing them in between only gathers them twice.
     fully_shard(root, mesh=used, mp_policy=policy, reshard_after_forward=False)
-    if mesh.size() == 1:
-        return  # nothing is summed, and a factor of 1 would be a division of every gradient by 1
-    for module in _units(root):
-        # gloo cannot scale while it reduces, so the sum is asked for by name.
-        module.set_force_sum_reduction_for_comms(True)
-        module.set_gradient_divide_factor(1.0)
+    for module in root.modules():
+        # One rank sums nothing, and there a factor of 1 would be a division of every gradient by 1.
+        if isinstance(module, FSDPModule) and mesh.size() > 1:
+            # gloo cannot scale while it reduces, so the sum is asked for by name.
+            module.set_force_sum_reduction_for_comms(True)
+            module.set_gradient_divide_factor(1.0)
 
 
-def _units(root: nn.Module) -> list[FSDPModule]:
-    return [module for module in root.modules() if isinstance(module, FSDPModule)]
-
-
-def set_last_micro_batch(root: nn.Module, mesh: DeviceMesh, is_last: bool) -> None:
-    """Say whether the next backward is the last of the step: only then are gradients summed over replicas.
-
-    With dp_shard 1 it is also when gradients are handed to the optimizer and the cast weights given back.
-
-    Args:
-        root: as `apply_fsdp` left it.
-        mesh: the one it was given.
-        is_last: whether the optimizer's update comes after the next backward.
-    """
+def set_last_micro_batch(root: nn.Module, is_last: bool) -> None:
+    """Say whether the next backward is the last of the step: only then are gradients summed over replicas."""
     assert isinstance(root, FSDPModule)
     root.set_requires_all_reduce(is_last)
     root.set_is_last_backward(is_last)
-    if mesh["dp_shard"].size() == 1:
-        root.set_requires_gradient_sync(is_last)
-        root.set_reshard_after_backward(is_last)
 
 
 def free_gathered(root: nn.Module) -> None:
     """Go back to sharded weights after a forward that no backward follows.
 
-    Units that keep their gathered weights for the backward pass have, until then, parameters that are other tensors
-    than the ones that the optimizer and the checkpoint know.
+    The root keeps its gathered weights for the backward pass; until then its parameters are other tensors than the
+    ones that the optimizer and the checkpoint know.
     """
-    for module in _units(root):
-        module.reshard()
+    assert isinstance(root, FSDPModule)
+    root.reshard()
 
 
 def copy_full(target: Tensor, full: Tensor) -> None:

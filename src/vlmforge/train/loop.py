@@ -130,7 +130,7 @@ def _update(session: Session, batch: StepBatch, step: int) -> tuple[float, StepR
             step=step,
             lr=lr,
             max_grad_norm=config.stage.optimizer.max_grad_norm,
-            world=session.world,
+            device=session.world.device,
         )
     session.ledger.add(batch.ledger)
     session.ledger.check_bad_ratio(config.data.max_bad_ratio, session.loader.samples_per_epoch)
