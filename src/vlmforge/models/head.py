@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -22,6 +23,11 @@ from vlmforge.models.shape import find_family
 SLICE_ELEMENTS = 2**26
 # Of those, the ones that are in fp32 at once: 16 MiB, so that the passes of a softmax find them in a CPU's cache.
 SOFTMAX_ELEMENTS = 2**22
+
+
+# Tokens, and labelled tokens, of a micro-batch are rounded up to multiples of this. On a CPU a product of a new shape
+# compiles a kernel that is then kept, and without rounding nearly every micro-batch brings new shapes.
+SHAPE_STEP = 64
 
 
 class LossModel(nn.Module):
@@ -48,6 +54,14 @@ class LossModel(nn.Module):
             cu_seq_lens: `[N + 1]` int32, where samples begin and end.
             max_seq_len: longest sample in tokens.
         """
+        padding = -input_ids.shape[1] % SHAPE_STEP
+        if padding:
+            # One more sample, that nobody sees and that has no label.
+            ends = cu_seq_lens[-1:] + padding
+            cu_seq_lens, max_seq_len = torch.cat([cu_seq_lens, ends]), max(max_seq_len, padding)
+            positions = torch.arange(padding, device=position_ids.device)
+            position_ids = torch.cat([position_ids, positions[None]], dim=1)
+            input_ids, labels = F.pad(input_ids, (0, padding)), F.pad(labels, (0, padding), value=IGNORE_INDEX)
         hidden_states = self.hidden_states(input_ids, position_ids, cu_seq_lens, max_seq_len)
         is_label = labels != IGNORE_INDEX
         head = self.model.get_output_embeddings()
@@ -78,7 +92,10 @@ class LossModel(nn.Module):
 
 
 class _LinearCrossEntropySum(torch.autograd.Function):
-    """Loss and gradients of one slice at a time; the gradients are made in forward, where the logits are."""
+    """Loss and gradients of one slice at a time; the gradients are made in forward, where the logits are.
+
+    `hidden` may have more rows than there are labels; those count for nothing.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, softcap: float | None) -> Tensor:
@@ -87,10 +104,11 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         grad_weight: Tensor | None = None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         size = max(1, SLICE_ELEMENTS // weight.shape[0])
-        for start in range(0, len(labels), size):
+        for start in range(0, len(hidden), size):
             part = slice(start, start + size)
-            logits = hidden[part] @ weight.T
-            total += _softmax_in_place(logits, labels[part], softcap, needs_gradient=needs_hidden or needs_weight)
+            logits, picked = hidden[part] @ weight.T, labels[part]
+            total += _softmax_in_place(logits[: len(picked)], picked, softcap, needs_hidden or needs_weight)
+            logits[len(picked) :] = 0.0
             if grad_hidden is not None:
                 torch.mm(logits, weight, out=grad_hidden[part])
             if needs_weight:
@@ -146,4 +164,5 @@ def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, labels: Tensor, sof
         labels: `[L]`, every one a real label.
         softcap: the logits become `softcap * tanh(logits / softcap)`; None: they stay.
     """
-    return _LinearCrossEntropySum.apply(hidden, weight, labels, softcap)
+    padded = F.pad(hidden, (0, 0, 0, -len(labels) % SHAPE_STEP))
+    return _LinearCrossEntropySum.apply(padded, weight, labels, softcap)

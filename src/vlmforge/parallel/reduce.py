@@ -10,6 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+PIECE_ELEMENTS = 2**22
+
 
 def sum_over_ranks(values: Sequence[float], device: torch.device) -> list[float]:
     """Sum each number over all ranks, in float64."""
@@ -46,7 +48,9 @@ def total_grad_norm(parameters: Iterable[Tensor]) -> Tensor:
 def _square_sum(grads: Sequence[Tensor]) -> Tensor:
     """Sum of squares over gradients of one mesh and placement."""
     locals_ = [grad.to_local() if isinstance(grad, DTensor) else grad for grad in grads]
-    total = torch.stack([local.float().square().sum() for local in locals_]).sum()
+    # In pieces: the squares of a whole embedding's gradient, in fp32, would be its largest tensor.
+    pieces = (piece.float() for local in locals_ for piece in local.reshape(-1).split(PIECE_ELEMENTS))
+    total = torch.stack([torch.dot(piece, piece) for piece in pieces]).sum()
     first = grads[0]
     if isinstance(first, DTensor):
         for axis, placement in enumerate(first.placements):
