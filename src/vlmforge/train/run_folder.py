@@ -19,6 +19,7 @@ MAY_DIFFER = (
     "run.name",
     "run.output_dir",
     "run.stop_after_steps",
+    "model.kernels",
     "stage.max_steps",
     "stage.micro_batch_size",
     "stage.max_tokens_per_micro_batch",
