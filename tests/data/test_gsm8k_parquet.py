@@ -103,3 +103,12 @@ def test_a_file_that_is_not_there_and_a_split_that_is_not_said(
     assert caught.value.code == 2
     assert "--split train" in capsys.readouterr().err
     assert main([str(write(tmp_path, *ROWS)), str(tmp_path / "mine.parquet"), "--split", "test"]) == 0
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, *ROWS)
+    assert main([str(path), str(path / "train.parquet")]) == 3
+    assert "train.parquet cannot be written" in capsys.readouterr().err
+    (tmp_path / "test.parquet").mkdir()
+    assert main([str(path), str(tmp_path / "test.parquet")]) == 3
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["rows.jsonl", "test.parquet"]

@@ -107,8 +107,11 @@ def write_parquet(rows: Sequence[dict[str, str]], split: str, path: Path) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     table = pyarrow.Table.from_pylist([derive_row(row, split, index) for index, row in enumerate(rows)])
-    pyarrow.parquet.write_table(table, partial)
-    os.replace(partial, path)
+    try:
+        pyarrow.parquet.write_table(table, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,6 +136,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DataError as error:
         print(error.report(), file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        problem = Problem(
+            f"{arguments.output} cannot be written: {error.strerror or error}",
+            str(arguments.output.parent),
+            "give a path in a folder that you may write, on a disk with room",
+        )
+        failed = DataError(problem)
+        print(failed.report(), file=sys.stderr)
+        return failed.exit_code
     print(f"{arguments.output}: {len(rows)} rows")
     return EXIT_OK
 
