@@ -8,7 +8,7 @@ SmolLM2-135M learns 64 GSM8K problems, packed into rows of 1,024 tokens, two row
 with LoRA (rank 16, all linear layers), over bfloat16 masters and over float32 masters, computing in bfloat16. Each run
 is a process of its own; vlmforge's is the command `vlmforge train`. The first step is left out of the speeds. The
 held-out loss is that of the exported folders, by plain transformers in float32, on problems that neither has seen.
-Nothing else should run on the machine. `--search` tries settings of TRL, two steps each, instead.
+Nothing else should run on the machine. `--search` tries settings of TRL, three steps each, instead.
 """
 
 from __future__ import annotations
@@ -117,7 +117,6 @@ def compare(kinds: list[str], masters: list[str], console: Console) -> None:
     table = Table(title="SmolLM2-135M, 64 GSM8K problems packed to 1,024 tokens, bfloat16 compute")
     for column in ("training", "masters", "system", "tokens/s", "of the limit", "peak GiB", "held-out loss"):
         table.add_column(column, justify="left" if column in ("training", "masters", "system") else "right")
-    ratios = []
     console.print(f"held-out loss before: {held_out_loss(MODEL, 'full'):.4f}")
     for kind in kinds:
         flops = count_flops(kind)
@@ -135,11 +134,11 @@ def compare(kinds: list[str], masters: list[str], console: Console) -> None:
                     *(f"{result.peak_gib:.2f}", f"{result.loss:.4f}"),
                 )
             ours, trl = results["vlmforge"], results["TRL"]
-            ratios.append(
+            console.print(
                 f"{kind}, {dtype} masters: {ours.tokens_per_second / trl.tokens_per_second:.2f} times TRL's tokens/s, "
-                f"{ours.peak_gib / trl.peak_gib:.2f} of its memory; limit {limit / 1e9:.0f} GFLOP/s"
+                f"{ours.peak_gib / trl.peak_gib:.2f} of its memory; limit {limit / 1e9:.0f} GFLOP/s",
+                soft_wrap=True,
             )
-            console.print(ratios[-1])
     console.print(table)
 
 

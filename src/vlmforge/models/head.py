@@ -24,9 +24,8 @@ SLICE_ELEMENTS = 2**26
 # Of those, the ones that are in fp32 at once: 16 MiB, so that the passes of a softmax find them in a CPU's cache.
 SOFTMAX_ELEMENTS = 2**22
 
-
 # Tokens, and labelled tokens, of a micro-batch are rounded up to multiples of this. On a CPU a product of a new shape
-# compiles a kernel that is then kept, and without rounding nearly every micro-batch brings new shapes.
+# compiles a kernel, which is then kept, and without rounding nearly every micro-batch brings new shapes.
 SHAPE_STEP = 64
 
 
