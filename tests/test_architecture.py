@@ -36,6 +36,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "peft": ("models",),
     "datasets": ("data/sources",),
     "webdataset": ("data/sources",),
+    "PIL": ("data/media.py",),
     "torch.distributed": ("parallel", "checkpoint"),
 }
 

@@ -73,7 +73,7 @@ def test_arguments_in_a_json_string_become_an_object_and_keep_their_nulls():
         ([{"role": "human", "content": "x"}], "messages[0].role = 'human' must be system, user, assistant or tool"),
         ([{"role": "user"}], "messages[0].content is absent"),
         ([{"role": "user", "content": 1}], "of type int"),
-        ([{"role": "user", "content": [{"type": "image"}]}], "a part of type image"),
+        ([{"role": "user", "content": [{"type": "sound"}]}], "a part of type sound"),
         ([{"role": "assistant", "content": "", "tool_calls": [{"x": 1}]}], "without a function name"),
     ],
 )

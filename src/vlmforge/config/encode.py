@@ -46,6 +46,8 @@ def encode_absolute(config: Config) -> dict[str, Any]:
     for blend in ("train", "validation"):
         for source in values["data"][blend]:
             source["path"] = [_absolute(path) for path in source["path"]]
+            if source.get("media_root"):
+                source["media_root"] = _absolute(source["media_root"])
     return values
 
 

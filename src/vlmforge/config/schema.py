@@ -156,6 +156,14 @@ class SourceConfig:
     columns: Mapping[str, str] = key(
         dict, "Where the format's fields are, dotted for nested columns, for example `prompt: extra_info.question`."
     )
+    media_root: str | None = key(
+        None,
+        "Folder or fsspec URL where relative paths of images in the rows start; null: the folder of the file.",
+        example="data/images",
+    )
+    fetch_media: bool = key(
+        False, "Fetch images whose rows give an address on the network; false: such samples are bad."
+    )
 
 
 @dataclass(frozen=True)

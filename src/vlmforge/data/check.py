@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vlmforge.config.schema import Config, SourceConfig
@@ -159,13 +160,14 @@ class _SourceCheck:
             yield rows_problem(self._source, self._at, opened.ends[-1], self._where("rows"))
 
     def _check_first_rows(self, opened: Source) -> list[Problem]:
-        """The first rows parse; where bad ones are skipped, one that does is enough."""
+        """The first rows parse and their images are there; where bad ones are skipped, one that does is enough."""
         start = self._source.rows[0] if self._source.rows else 0
         found: list[Problem] = []
         numbers = range(start, min(start + _NUM_FIRST_ROWS, len(opened)))
         for i in numbers:
             try:
-                opened.sample(i)
+                for media in opened.sample(i).media():
+                    media.read_size()
             except DataError as error:
                 found.extend(self._join_where(problem, "format") for problem in error.problems)
         if self._on_bad_sample == "skip" and len(found) < len(numbers):
@@ -175,8 +177,7 @@ class _SourceCheck:
 
     def _without_rows(self) -> SourceConfig:
         """The source with all rows, so that a range beyond the end does not hide other problems."""
-        source = self._source
-        return SourceConfig(path=source.path, format=source.format, columns=source.columns)
+        return replace(self._source, rows=None)
 
     def _problem(self, key: str, rule: str, fix: str) -> Problem:
         """A problem of one key of the source."""

@@ -104,6 +104,8 @@ class Renderer:
 
     def _tokenize(self, sample: Sample) -> tuple[list[int], list[bool]]:
         """Ids and labels before any cut."""
+        if sample.media():
+            raise sample.place.error("the sample has images, and the model takes text only", "leave the images out")
         if sample.text is not None:
             return self._tokenize_text(sample.text, sample.place)
         if self._tokenizer.chat_template:

@@ -15,9 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vlmforge.data.media import Media
 from vlmforge.errors import DataError, Problem
 
 Message = Mapping[str, Any]
+# A turn's content: a string, or, where it has images or videos, its parts in order:
+# {"type": "text", "text": str}, {"type": "image", "image": Media}, {"type": "video", "video": Media}.
+Content = str | tuple[Mapping[str, Any], ...]
 
 
 def format_sample_id(source: str, index: int) -> str:
@@ -33,11 +37,15 @@ class Place:
         source: name of the source, as logs and ledger have it.
         index: row of the source, counted from 0 over all its files.
         where: `file:line`, or `file row N`.
+        media_root: folder or fsspec URL where relative paths of its images start; empty: the working directory.
+        may_fetch: whether the recipe allows to fetch addresses that the row gives.
     """
 
     source: str
     index: int
     where: str
+    media_root: str = ""
+    may_fetch: bool = False
 
     @property
     def sample_id(self) -> str:
@@ -53,13 +61,27 @@ class Place:
         return DataError(self.problem(what, fix))
 
 
+def content_text(content: Content) -> str:
+    """The text of a turn's content, without its images."""
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in content if part["type"] == "text")
+
+
+def content_media(content: Content) -> list[Media]:
+    """The images and videos of a turn's content, in order."""
+    if isinstance(content, str):
+        return []
+    return [part[part["type"]] for part in content if part["type"] != "text"]
+
+
 @dataclass(frozen=True)
 class Sample:
     """One row as its format understands it: exactly one of `messages`, `text` or `prompt` with `response`.
 
     Attributes:
         place: where it was read.
-        messages: turns in OpenAI's shape; contents are strings.
+        messages: turns in OpenAI's shape; contents are strings, or parts where they hold images (`Content`).
         tools: tool descriptions for the chat template; only with messages.
         text: plain text.
         prompt: what is asked; only with `response`.
@@ -86,6 +108,10 @@ class Sample:
             return None
         return ({"role": "user", "content": self.prompt}, {"role": "assistant", "content": self.response})
 
+    def media(self) -> list[Media]:
+        """The images and videos of all turns, in order."""
+        return [media for turn in self.conversation() or () for media in content_media(turn["content"])]
+
     def as_task(self) -> tuple[tuple[Message, ...], str]:
         """What a task asks and what it compares with: the turns before the last answer, and that answer.
 
@@ -99,7 +125,7 @@ class Sample:
                 "the sample has no answer that a task could compare with",
                 "score tasks on data of format messages or prompt_response",
             )
-        return turns[:last], str(turns[last]["content"])
+        return turns[:last], content_text(turns[last]["content"])
 
 
 @dataclass(frozen=True)

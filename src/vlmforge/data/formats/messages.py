@@ -1,4 +1,4 @@
-"""Format `messages`: a conversation in OpenAI's shape, with tools if there are any.
+"""Format `messages`: a conversation in OpenAI's shape, with images and with tools if there are any.
 
 Column stores fill the fields that a turn does not have with nulls; those are dropped, so that a template sees
 the turn as it was written.
@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlmforge.data.formats.base import Format
-from vlmforge.data.sample import Message, Place, Sample
+from vlmforge.data.media import open_media
+from vlmforge.data.sample import Content, Message, Place, Sample, content_media, content_text
 from vlmforge.errors import one_of
 
 ROLES = ("system", "user", "assistant", "tool")
+MEDIA = ("image", "video")
 
 
 def _parse(fields: Mapping[str, Any], place: Place) -> Sample:
@@ -56,21 +58,21 @@ def drop_nulls(value: Any) -> Any:
 
 
 def _parse_turn(raw: Mapping[str, Any], name: str, place: Place) -> Message:
-    """One turn with a known role and a string as content."""
+    """One turn with a known role and with content."""
     turn = drop_nulls(raw)
     if turn.get("role") not in ROLES:
         raise place.error(
             f"{name}.role = {turn.get('role')!r} must be {one_of(ROLES)}",
             'for example  {"role": "user", "content": "..."}',
         )
-    turn["content"] = _join_content(turn, name, place)
+    turn["content"] = _parse_content(turn, name, place)
     if "tool_calls" in turn:
         turn["tool_calls"] = [_parse_tool_call(call, f"{name}.tool_calls", place) for call in turn["tool_calls"]]
     return turn
 
 
-def _join_content(turn: Mapping[str, Any], name: str, place: Place) -> str:
-    """The content as one string; a turn that only calls tools may have none."""
+def _parse_content(turn: Mapping[str, Any], name: str, place: Place) -> Content:
+    """The content as one string, or as parts where it has images; a turn that only calls tools may have none."""
     content = turn.get("content")
     if isinstance(content, str):
         return content
@@ -79,13 +81,24 @@ def _join_content(turn: Mapping[str, Any], name: str, place: Place) -> str:
     if not isinstance(content, list):
         state = "is absent" if content is None else f"is of type {type(content).__name__}"
         raise place.error(f"{name}.content {state}; it must be a string", "write the turn's text as content")
-    texts: list[str] = []
-    for part in content:
-        if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
-            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-            raise place.error(f"{name}.content has a part of type {kind}; only text is read", "leave such parts out")
-        texts.append(part["text"])
-    return "".join(texts)
+    parts = tuple(_parse_part(part, f"{name}.content[{k}]", place) for k, part in enumerate(content))
+    return parts if content_media(parts) else content_text(parts)
+
+
+def _parse_part(part: Any, name: str, place: Place) -> Mapping[str, Any]:
+    """One part of a content: text, an image or a video."""
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    if isinstance(part, Mapping):
+        if isinstance(part.get("text"), str) and kind in ("text", "input_text", None):
+            return {"type": "text", "text": part["text"]}
+        for medium in MEDIA:
+            if kind in (medium, f"{medium}_url", f"input_{medium}"):
+                value = next((part[key] for key in (medium, f"{medium}_url", "path", "url") if key in part), None)
+                return {"type": medium, medium: open_media(value, place, f"{name}.{medium}")}
+    raise place.error(
+        f"{name} is a part of type {kind}; text, image and video are read",
+        'for example  {"type": "text", "text": "..."} or {"type": "image", "image": "cat.png"}',
+    )
 
 
 def _parse_tool_call(call: Any, name: str, place: Place) -> dict[str, Any]:

@@ -74,6 +74,8 @@ class Source:
         ends: rows up to and with each part.
         start: first row that is used.
         stop: end of the rows that are used.
+        media_roots: where relative paths of images start, by part.
+        may_fetch: whether addresses that rows give may be fetched.
     """
 
     name: str
@@ -83,6 +85,8 @@ class Source:
     ends: tuple[int, ...]
     start: int
     stop: int
+    media_roots: tuple[str, ...] = ()
+    may_fetch: bool = False
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -92,7 +96,7 @@ class Source:
         """Where sample i of [0, len) is; its index counts all rows of the source, unused ones too."""
         index = self.start + i
         part, row = self._find(index)
-        return Place(self.name, index, part.locate(row))
+        return Place(self.name, index, self.parts[part].locate(row), self.media_roots[part], self.may_fetch)
 
     def sample(self, i: int) -> Sample:
         """Sample i of [0, len).
@@ -101,12 +105,12 @@ class Source:
             DataError: the row cannot be read.
         """
         part, row = self._find(self.start + i)
-        return self.format.parse(part[row], self.columns, self.place(i))
+        return self.format.parse(self.parts[part][row], self.columns, self.place(i))
 
-    def _find(self, index: int) -> tuple[Rows, int]:
-        """The part that holds a row, and the row's number in it."""
+    def _find(self, index: int) -> tuple[int, int]:
+        """The number of the part that holds a row, and the row's number in it."""
         number = bisect.bisect_right(self.ends, index)
-        return self.parts[number], index - (self.ends[number - 1] if number else 0)
+        return number, index - (self.ends[number - 1] if number else 0)
 
 
 def open_sources(configs: Sequence[SourceConfig]) -> tuple[Source, ...]:
@@ -127,7 +131,13 @@ def open_source(config: SourceConfig, name: str) -> Source:
     start, stop = config.rows or (0, ends[-1])
     if stop > ends[-1]:
         raise DataError(rows_problem(config, name, ends[-1], f"source {name}"))
-    return Source(name, format, config.columns, parts, ends, start, stop)
+    roots = tuple(config.media_root or _folder_of(path) for path in config.path)
+    return Source(name, format, config.columns, parts, ends, start, stop, roots, config.fetch_media)
+
+
+def _folder_of(path: str) -> str:
+    """The folder of a data file; empty for what is none."""
+    return str(Path(path).parent) if path.endswith(FILE_SUFFIXES) else ""
 
 
 def rows_problem(config: SourceConfig, path: str, num_rows: int, where: str) -> Problem:

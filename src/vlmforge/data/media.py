@@ -1,0 +1,222 @@
+"""Pictures and films: where their bytes are, how large they are, and what they show.
+
+The only file that decodes anything. What it opens comes from data, which is not trusted: only plain picture formats
+are read, a header that promises more pixels than a screen has is refused before a pixel is made, and an address on
+the network is fetched only where the recipe says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from vlmforge.errors import DataError, Problem
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from vlmforge.data.sample import Place
+
+# The pixels that PIL itself takes without a warning: 256 MiB as RGB.
+MAX_PIXELS = 89_478_485
+MAX_BYTES = 512 * 2**20
+
+# No format that runs a program (EPS) or holds pages.
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+# The EXIF tag of how a camera was held, and its values that swap width and height.
+_ORIENTATION_TAG = 274
+_SIDEWAYS = (5, 6, 7, 8)
+# What PIL raises at bytes that are not what their first ones promise.
+_PIL_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error)
+
+
+@dataclass(frozen=True)
+class Media:
+    """One picture or film of a sample: exactly one of `data` and `path`.
+
+    Attributes:
+        data: the file's bytes.
+        path: local file, or fsspec URL.
+        name: its sample and its own name, for messages.
+    """
+
+    data: bytes | None
+    path: str | None
+    name: str
+
+    def read_size(self) -> tuple[int, int]:
+        """(width, height) in pixels as `decode` will give them, from the header alone.
+
+        Raises:
+            DataError: the file is missing, no picture, or absurdly large.
+        """
+        with self._open() as image:
+            width, height = image.size
+            return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
+
+    def decode(self) -> Image:
+        """The picture in RGB, upright; what is transparent becomes white.
+
+        Raises:
+            DataError: as `read_size`, or the pixels cannot be decoded.
+        """
+        from PIL import ImageOps
+
+        with self._open() as image:
+            is_turned = _orientation(image) != 1
+            try:
+                image.load()
+                return _to_rgb(ImageOps.exif_transpose(image) if is_turned else image)
+            except _PIL_ERRORS as error:
+                raise self._error(f"the picture cannot be decoded: {error}", _REPLACE) from None
+
+    def read_bytes(self) -> bytes:
+        """The whole file.
+
+        Raises:
+            DataError: it is missing, or absurdly large.
+        """
+        with self._open_file() as file:
+            return file.read()
+
+    @contextmanager
+    def _open(self) -> Iterator[Image]:
+        """The picture with its header read and judged, its pixels not made."""
+        from PIL import Image
+
+        with self._open_file() as file:
+            try:
+                image = Image.open(file, formats=_FORMATS)
+            except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+                raise self._error(f"the picture has more than {MAX_PIXELS} pixels", _SHRINK) from None
+            except _PIL_ERRORS:
+                formats = ", ".join(_FORMATS)
+                raise self._error(f"the file is no picture that can be read ({formats})", _REPLACE) from None
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                what = f"the picture has {width} x {height} pixels, more than {MAX_PIXELS}"
+                raise self._error(what, _SHRINK)
+            if width < 1 or height < 1:
+                raise self._error(f"the picture has {width} x {height} pixels", _REPLACE)
+            yield image
+
+    @contextmanager
+    def _open_file(self) -> Iterator[IO[bytes]]:
+        """The file, open for reading; what it costs is known before it is read."""
+        if self.data is not None:
+            self._check_bytes(len(self.data))
+            yield BytesIO(self.data)
+            return
+        assert self.path is not None, "media without bytes and without a path"
+        try:
+            with _open_path(self.path) as file:
+                self._check_bytes(file.seek(0, 2))
+                file.seek(0)
+                yield file
+        except FileNotFoundError:
+            raise self._error(f"file {self.path} does not exist", _ROOT) from None
+        except (OSError, ValueError, ImportError) as error:
+            raise self._error(f"file {self.path} cannot be read: {error}", _ROOT) from None
+
+    def _check_bytes(self, num_bytes: int) -> None:
+        if num_bytes > MAX_BYTES:
+            raise self._error(f"the file has {num_bytes} bytes, more than {MAX_BYTES}", _SHRINK)
+
+    def _error(self, what: str, fix: str) -> DataError:
+        return DataError(Problem(what, self.name, fix))
+
+
+_REPLACE = "replace the file, or leave such samples out with  data.on_bad_sample=skip"
+_SHRINK = "scale it down, or leave such samples out with  data.on_bad_sample=skip"
+_ROOT = "mend the path (media_root of the source says where relative ones start), or data.on_bad_sample=skip"
+
+
+def open_media(value: Any, place: Place, name: str) -> Media:
+    """The media that a row's value stands for; nothing is opened.
+
+    Args:
+        value: a path, a `data:` or `file:` URL, another URL where the source allows it, the file's bytes, or an
+            object with `bytes` or `path` or `url` as Hugging Face's datasets and OpenAI's messages have.
+        place: where the row was read; its `media_root` is where relative paths start.
+        name: of the value in its row, such as `messages[0].content[1]`.
+
+    Raises:
+        DataError: the value is none of these.
+    """
+    if isinstance(value, Mapping):
+        value = next((value[key] for key in ("bytes", "path", "url") if value.get(key) is not None), None)
+    told = f"{place.where} (sample {place.sample_id}), {name}"
+    if isinstance(value, bytes | bytearray | memoryview):
+        return Media(bytes(value), None, told)
+    if not isinstance(value, str) or not value:
+        kind = type(value).__name__
+        raise place.error(f"{name} is of type {kind}, neither a path nor bytes", "give the path of a file")
+    if value.startswith("data:"):
+        return Media(_decode_data_url(value, place, name), None, told)
+    path = value.removeprefix("file://")
+    if "://" in path:
+        if not place.may_fetch:
+            raise place.error(
+                f"{name} = {value[:120]} is an address on the network, which is not fetched because data says so",
+                "fetch the files beforehand, or allow it for this source with  fetch_media: true",
+            )
+        return Media(None, path, f"{told}, {path}")
+    return Media(None, join_path(place.media_root, path), f"{told}, {path}")
+
+
+def join_path(root: str, path: str) -> str:
+    """A path below a folder or fsspec URL; an absolute path stays as it is."""
+    if not root or Path(path).is_absolute():
+        return path
+    return f"{root.rstrip('/')}/{path}" if "://" in root else str(Path(root) / path)
+
+
+def _open_path(path: str) -> Any:
+    """A local file, or what fsspec opens."""
+    if "://" not in path:
+        return Path(path).open("rb")
+    import fsspec
+
+    return fsspec.open(path, "rb")
+
+
+def _decode_data_url(url: str, place: Place, name: str) -> bytes:
+    """The bytes in `data:<type>;base64,<...>`."""
+    header, _, body = url.partition(",")
+    if not header.endswith(";base64"):
+        raise place.error(f"{name} is a data: URL that is not in base64", "write data:image/png;base64,...")
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise place.error(f"{name} is a data: URL that cannot be decoded: {error}", "encode it again") from None
+
+
+def _orientation(image: Image) -> int:
+    """How the camera was held, if the header says it; 1 is upright."""
+    # Elsewhere asking for EXIF data would decode the pixels, or find what stands behind them.
+    if image.format != "TIFF" and "exif" not in image.info:
+        return 1
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except _PIL_ERRORS:
+        return 1
+
+
+def _to_rgb(image: Image) -> Image:
+    """Three channels of eight bits; transparent parts over white, greys of 16 bits scaled."""
+    from PIL import Image as Pil
+
+    if image.mode.startswith("I"):
+        image = image.convert("I").point(lambda value: value / 256).convert("L")
+    if "A" in image.getbands() or "transparency" in image.info:
+        over = image.convert("RGBA")
+        white = Pil.new("RGBA", over.size, "white")
+        return Pil.alpha_composite(white, over).convert("RGB")
+    return image.convert("RGB")
