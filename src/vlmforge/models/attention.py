@@ -2,19 +2,23 @@
 
 A dense mask over a packed row costs the square of the row; attention sample by sample costs the sum of the squares
 and cannot leak. The function is registered with transformers under `VARLEN`, which then builds no mask at all: the
-borders come in as `cu_seq_lens_q`, which every transformers decoder hands through to its attention.
+borders come in as `cu_seq_lens_q`, which every transformers decoder hands through to its attention. So does
+`sequence_split`, where several ranks share a sequence.
 """
 
 # Shapes: T tokens of all samples, H query heads, K key-value heads, D head_dim, N samples.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
+
+from vlmforge.parallel.context import SequenceSplit
 
 VARLEN = "vlmforge_varlen"
 
@@ -47,30 +51,60 @@ def varlen_attention(
         dropout: must be 0.
         sliding_window: how many tokens back a token sees, itself included; None: all.
         softcap: scores become `softcap * tanh(scores / softcap)`; None: they stay.
-        kwargs: must hold `cu_seq_lens_q`, `[N + 1]` int32, and `max_length_q`, the longest sample.
+        kwargs: must hold `cu_seq_lens_q`, `[N + 1]` int32, and `max_length_q`, the longest sample. With
+            `sequence_split`, query, key and value are this rank's slice of the T tokens, and borders all of them's.
 
     Returns:
-        `[1, T, H, D]` and None in the place of attention weights.
+        `[1, T, H, D]`, or this rank's slice of it, and None in the place of attention weights.
     """
     assert attention_mask is None, "borders say what a token sees, not a mask"
     assert dropout == 0.0, "attention dropout is not supported by varlen attention"
     assert getattr(module, "is_causal", True), "every token sees those before it only"
-    borders: Tensor = kwargs["cu_seq_lens_q"]
-    longest: int = kwargs["max_length_q"]
-    query = _restart_temperature(module, query, borders)
+    attend = partial(
+        _attend,
+        module,
+        borders=kwargs["cu_seq_lens_q"],
+        longest=kwargs["max_length_q"],
+        slice_length=query.shape[2],
+        scaling=scaling,
+        window=sliding_window,
+        softcap=softcap,
+    )
+    split: SequenceSplit | None = kwargs.get("sequence_split")
+    if split is None:
+        return attend(query, key, value), None
+    shared = (query, split.share_heads(key), split.share_heads(value))
+    return split.gather_heads(attend(*(split.gather_tokens(heads) for heads in shared))), None
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    borders: Tensor,
+    longest: int,
+    slice_length: int,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """`[1, T, H, D]`: attention over all T tokens, whose queries were made in slices of `slice_length`."""
+    query = _restart_temperature(module, query, borders, slice_length)
     if (chunk := _chunk_size(module)) is not None:
         # A chunk is then a sample of its own.
         borders, longest = cut_samples(borders, chunk), min(longest, chunk)
     if softcap is not None:
-        return _attend_capped(query, key, value, borders, scaling, sliding_window, softcap), None
+        return _attend_capped(query, key, value, borders, scaling, window, softcap)
     # The kernel knows half precision only; in fp32 each sample goes through the general one.
     if query.device.type == "cuda" and query.dtype != torch.float32:
-        return _flash(query, key, value, borders, longest, scaling, sliding_window), None
+        return _flash(query, key, value, borders, longest, scaling, window)
     outputs = [
-        _attend_one(q, k, v, scaling, sliding_window)
+        _attend_one(q, k, v, scaling, window)
         for q, k, v in zip(*(_split(tensor, borders) for tensor in (query, key, value)), strict=True)
     ]
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    return torch.cat(outputs, dim=2).transpose(1, 2)
 
 
 def _split(tensor: Tensor, borders: Tensor) -> tuple[Tensor, ...]:
@@ -165,8 +199,8 @@ def cut_samples(borders: Tensor, size: int) -> Tensor:
     return torch.cat([*pieces, borders[-1:].cpu()]).to(borders.device)
 
 
-def _restart_temperature(module: nn.Module, query: Tensor, borders: Tensor) -> Tensor:
-    """Queries scaled by their position in the sample, where Llama 4 scaled them by their position in the row.
+def _restart_temperature(module: nn.Module, query: Tensor, borders: Tensor, slice_length: int) -> Tensor:
+    """Queries scaled by their position in the sample, where Llama 4 scaled them by their position in the slice.
 
     Rows shorter than `floor_scale` are not scaled at all, and come back as they are.
     """
@@ -181,7 +215,7 @@ def _restart_temperature(module: nn.Module, query: Tensor, borders: Tensor) -> T
 
     in_row = torch.arange(num_tokens, device=query.device)
     starts = torch.repeat_interleave(borders[:-1], torch.diff(borders))
-    factor = temperature((in_row - starts).float()) / temperature(in_row.float())
+    factor = temperature((in_row - starts).float()) / temperature((in_row % slice_length).float())
     return (query * factor[:, None]).to(query.dtype)
 
 

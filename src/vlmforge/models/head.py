@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from vlmforge.config.schema import IGNORE_INDEX
 from vlmforge.models.attention import VARLEN
 from vlmforge.models.shape import find_family
+from vlmforge.parallel.context import SequenceSplit
 
 # Logits that exist at once, in the type of the weights: 128 MiB in bf16. Slices this large keep the products fast.
 SLICE_ELEMENTS = 2**26
@@ -36,15 +37,21 @@ class LossModel(nn.Module):
     lets the embedding, the final norm and the head belong to one sharding unit whose hooks run around this forward.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        """Wrap `model`; its parameters stay its own, under the prefix `model.`."""
+    def __init__(self, model: PreTrainedModel, split: SequenceSplit | None = None) -> None:
+        """Wrap `model`; its parameters stay its own, under the prefix `model.`.
+
+        Args:
+            model: with `vlmforge_varlen` attention if there is a split.
+            split: the ranks that share each micro-batch's tokens; None: this rank sees them alone.
+        """
         super().__init__()
         self.model = model
+        self.split = split
 
     def forward(
         self, input_ids: Tensor, position_ids: Tensor, labels: Tensor, cu_seq_lens: Tensor, max_seq_len: int
     ) -> Tensor:
-        """Sum of the losses of the labelled tokens, fp32, not divided by anything.
+        """Sum of the losses of the labelled tokens, fp32, not divided by anything; with a split, of its slice's.
 
         Args:
             input_ids: `[1, T]`, samples end to end.
@@ -53,7 +60,8 @@ class LossModel(nn.Module):
             cu_seq_lens: `[N + 1]` int32, where samples begin and end.
             max_seq_len: longest sample in tokens.
         """
-        padding = -input_ids.shape[1] % SHAPE_STEP
+        num_slices = 1 if self.split is None else self.split.size
+        padding = -input_ids.shape[1] % (SHAPE_STEP * num_slices)
         if padding:
             # One more sample, that nobody sees and that has no label.
             ends = cu_seq_lens[-1:] + padding
@@ -61,6 +69,8 @@ class LossModel(nn.Module):
             positions = torch.arange(padding, device=position_ids.device)
             position_ids = torch.cat([position_ids, positions[None]], dim=1)
             input_ids, labels = F.pad(input_ids, (0, padding)), F.pad(labels, (0, padding), value=IGNORE_INDEX)
+        if self.split is not None:
+            input_ids, position_ids, labels = map(self.split.take, (input_ids, position_ids, labels))
         hidden_states = self.hidden_states(input_ids, position_ids, cu_seq_lens, max_seq_len)
         is_label = labels != IGNORE_INDEX
         head = self.model.get_output_embeddings()
@@ -74,7 +84,14 @@ class LossModel(nn.Module):
         return linear_cross_entropy_sum(hidden_states[is_label], head.weight, labels[is_label], softcap)
 
     def hidden_states(self, input_ids: Tensor, position_ids: Tensor, cu_seq_lens: Tensor, max_seq_len: int) -> Tensor:
-        """`[1, T, D]`: what the final norm gives, samples isolated from each other."""
+        """`[1, T, D]`: what the final norm gives, samples isolated from each other.
+
+        Args:
+            input_ids: `[1, T]`, of this rank's slice if there is a split.
+            position_ids: `[1, T]`.
+            cu_seq_lens: `[N + 1]` int32, of the whole micro-batch.
+            max_seq_len: longest sample of the whole micro-batch.
+        """
         borders: dict[str, Any] = {}
         if self.model.config._attn_implementation == VARLEN:
             borders = {
@@ -83,6 +100,8 @@ class LossModel(nn.Module):
                 "max_length_q": max_seq_len,
                 "max_length_k": max_seq_len,
             }
+            if self.split is not None:
+                borders["sequence_split"] = self.split
         # With use_cache, transformers takes restarting positions for a cache and lets packed samples see each other.
         # Not `base_model` or `get_decoder`: for Llama 4's text model both are the model itself, with its logits.
         decoder = self.model.get_submodule(find_family(self.model.config).decoder)
