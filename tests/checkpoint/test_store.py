@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from vlmforge.checkpoint.store import SafetensorsReader, list_steps, read_state, save_step, step_folder
+from vlmforge.config.derived import Axes
 from vlmforge.errors import CheckpointError
 from vlmforge.parallel.mesh import open_world
 
@@ -17,7 +18,7 @@ from vlmforge.parallel.mesh import open_world
 @pytest.fixture
 def _world(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with open_world(1, 1, "cpu", 60.0):
+    with open_world(Axes(), "cpu", 60.0):
         yield
 
 

@@ -12,6 +12,7 @@ from tests.support.tiny import EXTRA_FIELDS, TARGETS, make_adapter, make_base
 from transformers import AutoModelForCausalLM, Llama4Config, Llama4ForConditionalGeneration, PreTrainedModel
 
 from vlmforge.checkpoint.store import SafetensorsReader
+from vlmforge.config.derived import Axes
 from vlmforge.config.schema import AdapterConfig, Config, ModelConfig, StageConfig
 from vlmforge.errors import CheckpointError
 from vlmforge.models import FAMILIES
@@ -29,7 +30,7 @@ def load(folder: Path, stage: StageConfig | None = None) -> PreTrainedModel:
 
 
 def export(model: PreTrainedModel, folder: Path) -> Path:
-    with open_world(1, 1, "cpu", 60.0):
+    with open_world(Axes(), "cpu", 60.0):
         export_model(model, build_byte_tokenizer(), folder, stop_ids=(258,), is_main=True)
     return folder
 
@@ -71,7 +72,7 @@ def test_adapters_leave_experts_and_router_alone(family: str, tmp_path: Path) ->
     assert_equal(weights(export(model, tmp_path / "export")), weights(base))
     # Read, written and read by peft again, it is the same adapter.
     assert stage.adapter is not None
-    with open_world(1, 1, "cpu", 60.0):
+    with open_world(Axes(), "cpu", 60.0):
         export_adapter(model, build_byte_tokenizer(), tmp_path / "again", stage.adapter, str(base), None, is_main=True)
     ours, theirs = (
         get_peft_model_state_dict(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(folder)))

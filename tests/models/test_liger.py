@@ -10,6 +10,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from vlmforge.cli import main
+from vlmforge.config.derived import Axes
 from vlmforge.config.rules import machine
 from vlmforge.config.schema import AdapterConfig, Config, ModelConfig, StageConfig
 from vlmforge.errors import ConfigError
@@ -67,7 +68,7 @@ def test_the_model_is_patched_before_it_is_sharded(monkeypatch: pytest.MonkeyPat
         seen.append(any(isinstance(parameter, DTensor) for parameter in model.parameters()))
 
     monkeypatch.setattr(session, "apply_liger", record)
-    with open_world(1, 1, "cpu", 60) as world:
+    with open_world(Axes(), "cpu", 60) as world:
         root = session.build_root(tiny_config("llama"), world)
     assert seen == [False]
     assert all(isinstance(parameter, DTensor) for parameter in root.parameters())

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from tests.numerics.harness import GLOBAL_BATCH_SIZE, Case
+from vlmforge.config.derived import Axes
 from vlmforge.models import FAMILIES
 
-# Mesh name to (dp_replicate, dp_shard).
-MESHES = {1: {"single": (1, 1)}, 2: {"dp_shard2": (1, 2), "dp_replicate2": (2, 1)}}
+MESHES = {
+    1: {"single": Axes()},
+    2: {"dp_shard2": Axes(dp_shard=2), "dp_replicate2": Axes(dp_replicate=2)},
+}
 
 CASES = (
     *(

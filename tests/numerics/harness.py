@@ -119,7 +119,7 @@ def run_vlmforge(case: Case, config: Config, world: World) -> dict[str, Any]:
                     step=number,
                     lr=LR,
                     max_grad_norm=MAX_GRAD_NORM,
-                    device=world.device,
+                    world=world,
                 )
                 results.append(result)
     return {"losses": [r.loss for r in results], "grad_norms": [r.grad_norm for r in results], "grads": grads}
@@ -131,7 +131,7 @@ def mutate(name: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if name == "no-label-count-reduction":
             # Each rank divides by its own number of label tokens.
-            patched = mock.patch.object(step_module, "sum_over_ranks", lambda values, device: list(values))
+            patched = mock.patch.object(step_module, "sum_over_ranks", lambda values, *_: list(values))
             stack.enter_context(patched)
         elif name == "no-adapter-reduction":
             stack.enter_context(mock.patch("vlmforge.parallel.shard.fully_shard", _shard_without_adapters))

@@ -20,6 +20,7 @@ from tests.numerics.harness import (
 )
 from tests.support.ranks import start_ranks, wait_for_ranks
 from tests.support.tiny import make_adapter, make_base
+from vlmforge.config.derived import Axes
 from vlmforge.models import FAMILIES
 from vlmforge.parallel.mesh import open_world
 
@@ -35,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for family in FAMILIES:
         make_adapter(folder / f"{family}-adapter", make_base(folder / family, family))
     ranks = start_ranks("tests.numerics.worker", 2, folder)
-    with open_world(1, 1, "cpu", 60.0) as world:
+    with open_world(Axes(), "cpu", 60.0) as world:
         for case in cases_for("single"):
             save_result(folder / f"single-{case.name}", run_vlmforge(case, configure(case, folder), world))
     for case in {case.reference for case in (*CASES, *FAMILY_CASES)}:

@@ -13,9 +13,9 @@ from vlmforge.parallel.mesh import open_world
 
 def main(folder: Path) -> None:
     world_size = int(os.environ["WORLD_SIZE"])
-    for mesh, (dp_replicate, dp_shard) in MESHES[world_size].items():
+    for mesh, axes in MESHES[world_size].items():
         os.environ["VLMFORGE_RENDEZVOUS"] = f"file://{folder}/rendezvous-{mesh}"
-        with open_world(dp_replicate, dp_shard, "cpu", 120.0) as world:
+        with open_world(axes, "cpu", 120.0) as world:
             for case in cases_for(mesh):
                 result = run_vlmforge(case, configure(case, folder), world)
                 if world.is_main:

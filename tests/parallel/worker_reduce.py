@@ -11,20 +11,21 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
+from vlmforge.config.derived import Axes
 from vlmforge.parallel.mesh import open_world
 from vlmforge.parallel.reduce import any_rank, clip_grads, sum_over_ranks
 from vlmforge.parallel.shard import full_tensor
 
 
 def main(folder: Path) -> None:
-    with open_world(1, 2, "cpu", 60.0) as world:
+    with open_world(Axes(dp_shard=2), "cpu", 60.0) as world:
         other = init_device_mesh("cpu", (2, 1), mesh_dim_names=("tp", "extra"))
         torch.manual_seed(0)
         # A row fewer than ranks is one rank's alone; a replicated one must count once.
         full = [torch.randn(5, 3), torch.randn(1, 4), torch.randn(6), torch.randn(2, 2)]
         placed = [
-            distribute_tensor(full[0], world.mesh, [Replicate(), Shard(0)]),
-            distribute_tensor(full[1], world.mesh, [Replicate(), Shard(0)]),
+            distribute_tensor(full[0], world.mesh["dp_replicate", "dp_shard"], [Replicate(), Shard(0)]),
+            distribute_tensor(full[1], world.mesh["dp_replicate", "dp_shard"], [Replicate(), Shard(0)]),
             distribute_tensor(full[2], other, [Replicate(), Replicate()]),
             full[3].clone(),
         ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from vlmforge.commands.configuring import LoadedRecipe, load_config
 from vlmforge.commands.request import Request
-from vlmforge.config.derived import BatchSizes
+from vlmforge.config.derived import Axes, BatchSizes
 from vlmforge.config.schema import Config
 from vlmforge.errors import EXIT_OK, ConfigError, Problem
 
@@ -42,8 +44,18 @@ def _count_steps(config: Config) -> int | None:
 def describe(loaded: LoadedRecipe, steps: int | None) -> str:
     """The `ok:` line: mesh, micro-batches, steps."""
     config, batch = loaded.config, loaded.batch
-    mesh = f"dp_replicate {batch.dp_replicate} x dp_shard {batch.dp_shard} = {_count(batch.world_size, 'rank')}"
+    mesh = f"{_describe(batch.axes)} = {_count(batch.world_size, 'rank')}"
     return f"ok: {loaded.recipe_name}: {mesh}, {_cut(config, batch)}, {_length(config, steps)}"
+
+
+def _describe(axes: Axes) -> str:
+    """The data axes, and others where they have more than one rank."""
+    sizes = asdict(axes)
+    always = ("dp_replicate", "dp_shard")
+    product = " x ".join(
+        f"{name} {size}" for name, size in sizes.items() if name in always or (size > 1 and name != "ep")
+    )
+    return product + (f" (ep {axes.ep})" if axes.ep > 1 else "")
 
 
 def _cut(config: Config, batch: BatchSizes) -> str:

@@ -11,21 +11,41 @@ from vlmforge.config.schema import Config, ParallelismConfig
 
 
 @dataclass(frozen=True)
+class Axes:
+    """Sizes of the axes of a mesh, outer to inner, all resolved; `ep` divides others and adds no ranks."""
+
+    pp: int = 1
+    dp_replicate: int = 1
+    dp_shard: int = 1
+    cp: int = 1
+    tp: int = 1
+    ep: int = 1
+
+    @property
+    def num_data_ranks(self) -> int:
+        """In how many parts a global batch is cut: ranks along cp and tp work on the same rows."""
+        return self.dp_replicate * self.dp_shard
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.pp * self.dp_replicate * self.dp_shard * self.cp * self.tp
+
+
+@dataclass(frozen=True)
 class BatchSizes:
     """How a mesh cuts the global batch.
 
     Attributes:
         world_size: number of ranks.
-        dp_replicate: ranks along that axis.
-        dp_shard: ranks along that axis, -1 resolved.
+        axes: of the mesh, `dp_shard: -1` resolved.
         num_data_ranks: ranks that read different rows.
         grad_accum_steps: forward passes of each data rank per optimizer step; null: as many as the tokens of a step
             need (`stage.max_tokens_per_micro_batch`).
     """
 
     world_size: int
-    dp_replicate: int
-    dp_shard: int
+    axes: Axes
     num_data_ranks: int
     grad_accum_steps: int | None
 
@@ -59,13 +79,14 @@ def derive_batch(config: Config, world_size: int) -> BatchSizes:
     shard = config.parallelism.dp_shard
     if shard == -1:
         shard = max(1, world_size // rest)
-    num_data_ranks = config.parallelism.dp_replicate * shard
+    chosen = config.parallelism
+    axes = Axes(chosen.pp, chosen.dp_replicate, shard, chosen.cp, chosen.tp, chosen.ep)
+    num_data_ranks = axes.num_data_ranks
     rows = config.stage.micro_batch_size * num_data_ranks
     is_by_tokens = config.stage.max_tokens_per_micro_batch is not None
     return BatchSizes(
         world_size=world_size,
-        dp_replicate=config.parallelism.dp_replicate,
-        dp_shard=shard,
+        axes=axes,
         num_data_ranks=num_data_ranks,
         grad_accum_steps=None if is_by_tokens else max(1, config.stage.global_batch_size // rows),
     )

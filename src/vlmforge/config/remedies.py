@@ -72,7 +72,7 @@ def _more_ranks(config: Config, batch: BatchSizes) -> str | None:
     micro = _divisor_up_to(total // num_data_ranks, config.stage.micro_batch_size)
     also = "" if micro == config.stage.micro_batch_size else f" stage.micro_batch_size={micro}"
     return (
-        f"parallelism.dp_shard={2 * batch.dp_shard}{also} on {2 * batch.world_size} GPUs (each holds half of the "
+        f"parallelism.dp_shard={2 * batch.axes.dp_shard}{also} on {2 * batch.world_size} GPUs (each holds half of the "
         "weights and optimizer)"
     )
 

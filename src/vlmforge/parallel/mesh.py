@@ -15,10 +15,13 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from vlmforge.config.derived import Axes
 from vlmforge.errors import ConfigError, Problem
 from vlmforge.parallel.launch import RENDEZVOUS
 
-DATA_AXES = ("dp_replicate", "dp_shard")
+AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
+# What weights are spread over: FSDP shards over the ranks of dp_shard and cp together, for both see other tokens.
+WEIGHT_AXES = ("dp_replicate", "fsdp", "tp")
 
 # Of glibc's malloc.h: most blocks that are mapped by themselves; free bytes after which the heap shrinks (-1: never).
 MALLOC_MMAP_MAX = -4
@@ -33,15 +36,19 @@ class World:
         rank: in the whole world.
         world_size: number of ranks.
         device: this rank's device.
-        mesh: axes `dp_replicate, dp_shard`, outer to inner.
-        data_rank: which part of a global batch is this rank's.
+        axes: their sizes.
+        mesh: axes `pp, dp_replicate, dp_shard, cp, tp`, outer to inner.
+        weight_mesh: the same ranks as `dp_replicate, fsdp, tp`, where fsdp is dp_shard x cp.
+        data_rank: which part of a global batch is this rank's; ranks along cp and tp have the same.
         num_data_ranks: in how many parts it is cut.
     """
 
     rank: int
     world_size: int
     device: torch.device
+    axes: Axes
     mesh: DeviceMesh
+    weight_mesh: DeviceMesh
     data_rank: int
     num_data_ranks: int
 
@@ -50,10 +57,15 @@ class World:
         """Whether this rank prints and writes the small files."""
         return self.rank == 0
 
-    def axes(self) -> dict[str, int]:
-        """Axis name to size."""
-        assert self.mesh.mesh_dim_names is not None
-        return dict(zip(self.mesh.mesh_dim_names, self.mesh.shape, strict=True))
+    @property
+    def num_batch_copies(self) -> int:
+        """How many ranks have the same micro-batches, so that a sum over all ranks counts each row as often."""
+        return self.world_size // self.num_data_ranks
+
+    @property
+    def num_loss_copies(self) -> int:
+        """How many ranks compute the same token losses: those along tp; along cp each has tokens of its own."""
+        return self.axes.tp
 
 
 def pick_device(name: str) -> torch.device:
@@ -77,7 +89,7 @@ def pick_device(name: str) -> torch.device:
 
 
 @contextmanager
-def open_world(dp_replicate: int, dp_shard: int, device_name: str, timeout_seconds: float) -> Iterator[World]:
+def open_world(axes: Axes, device_name: str, timeout_seconds: float) -> Iterator[World]:
     """Join the other ranks (or none), build the mesh, and leave the process group at the end."""
     device = pick_device(device_name)
     if device.type == "cuda":
@@ -99,22 +111,29 @@ def open_world(dp_replicate: int, dp_shard: int, device_name: str, timeout_secon
         store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]  # documented, but not in __all__
         dist.init_process_group(backend, timeout=timeout, store=store, rank=0, world_size=1)
     try:
-        mesh = init_device_mesh(device.type, (dp_replicate, dp_shard), mesh_dim_names=DATA_AXES)
-        yield World(
-            rank=dist.get_rank(),
-            world_size=dist.get_world_size(),
-            device=device,
-            mesh=mesh,
-            # With only data axes, a rank's place in the world is its part of the batch.
-            data_rank=dist.get_rank(),
-            num_data_ranks=dp_replicate * dp_shard,
-        )
+        yield _build_world(axes, device)
     except BaseException:
         # NCCL would wait here for ranks that sit in a collective, and the error would be lost.
         if device.type != "cuda":
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()
+
+
+def _build_world(axes: Axes, device: torch.device) -> World:
+    sizes = (axes.pp, axes.dp_replicate, axes.dp_shard, axes.cp, axes.tp)
+    weight_sizes = (axes.dp_replicate, axes.dp_shard * axes.cp, axes.tp)
+    rank = dist.get_rank()
+    return World(
+        rank=rank,
+        world_size=dist.get_world_size(),
+        device=device,
+        axes=axes,
+        mesh=init_device_mesh(device.type, sizes, mesh_dim_names=AXES),
+        weight_mesh=init_device_mesh(device.type, weight_sizes, mesh_dim_names=WEIGHT_AXES),
+        data_rank=rank // (axes.cp * axes.tp),
+        num_data_ranks=axes.num_data_ranks,
+    )
 
 
 def _share_threads() -> None:

@@ -13,11 +13,17 @@ from torch.distributed.tensor import DTensor
 PIECE_ELEMENTS = 2**22
 
 
-def sum_over_ranks(values: Sequence[float], device: torch.device) -> list[float]:
-    """Sum each number over all ranks, in float64."""
+def sum_over_ranks(values: Sequence[float], device: torch.device, num_copies: int = 1) -> list[float]:
+    """Sum each number over all ranks, in float64.
+
+    Args:
+        values: this rank's.
+        device: that the backend of the process group works on.
+        num_copies: how many ranks hold the same numbers, each to be counted once.
+    """
     total = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(total)
-    return total.tolist()
+    return (total / num_copies).tolist()
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
@@ -55,7 +61,8 @@ def _square_sum(grads: Sequence[Tensor]) -> Tensor:
     if isinstance(first, DTensor):
         for axis, placement in enumerate(first.placements):
             assert not placement.is_partial(), "a gradient that is not reduced yet has no norm"
-            if placement.is_shard():
+            # Not `is_shard`: a dim that tp has cut before is cut by FSDP in strides, which is another class.
+            if not placement.is_replicate():
                 dist.all_reduce(total, group=first.device_mesh.get_group(axis))
     return total
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 
 
 def apply_fsdp(
@@ -21,20 +21,20 @@ def apply_fsdp(
     Args:
         root: the module whose forward is the training step.
         layers: its transformer blocks, in order.
-        mesh: axes `dp_replicate, dp_shard`.
+        mesh: axes `dp_replicate, fsdp, tp`; weights that tp has cut are cut further.
         param_dtype: type of the gathered weights and of the computation.
         reduce_dtype: type in which gradients are summed.
     """
     policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=reduce_dtype)
     # One axis where there are no replicas: a second one of size 1 would all-reduce with itself at every layer.
-    used = mesh if mesh.size(0) > 1 else mesh["dp_shard"]
+    used = mesh["dp_replicate", "fsdp"] if mesh["dp_replicate"].size() > 1 else mesh["fsdp"]
     for layer in layers:
         fully_shard(layer, mesh=used, mp_policy=policy)
     # The root's weights are used first and last in a forward: freeing them in between only gathers them twice.
     fully_shard(root, mesh=used, mp_policy=policy, reshard_after_forward=False)
     for module in root.modules():
         # One rank sums nothing, and there a factor of 1 would be a division of every gradient by 1.
-        if isinstance(module, FSDPModule) and mesh.size() > 1:
+        if isinstance(module, FSDPModule) and used.size() > 1:
             # gloo cannot scale while it reduces, so the sum is asked for by name.
             module.set_force_sum_reduction_for_comms(True)
             module.set_gradient_divide_factor(1.0)
@@ -68,13 +68,19 @@ def copy_full(target: Tensor, full: Tensor) -> None:
 
 def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor in full, on every rank; a collective when it is sharded."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    if not isinstance(tensor, DTensor):
+        return tensor
+    # In the reverse of the order in which it was cut: tp's axis is the innermost and cut first.
+    for axis in range(tensor.device_mesh.ndim):
+        gathered = [Replicate() if other <= axis else place for other, place in enumerate(tensor.placements)]
+        tensor = tensor.redistribute(placements=gathered)
+    return tensor.to_local()
 
 
 def local_rows(tensor: Tensor) -> tuple[Tensor, int]:
     """What this rank holds of a tensor that is whole, or sharded along its first dim alone, and its first row."""
     if not isinstance(tensor, DTensor):
         return tensor, 0
-    assert all(p.is_replicate() or p.is_shard(0) for p in tensor.placements), "sharded along another dim"
+    assert all(p.is_replicate() or getattr(p, "dim", None) == 0 for p in tensor.placements), "cut along another dim"
     (chunk,) = tensor.__create_chunk_list__()
     return tensor.to_local(), chunk.offsets[0]

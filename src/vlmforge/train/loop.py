@@ -46,7 +46,7 @@ def train(config: Config, sizes: BatchSizes) -> int:
     run = find_run(config)
     device, timeout = config.launch.device, config.launch.timeout_seconds
     # From here on a signal is a wish: even while the weights are loading it must not tear the ranks apart.
-    with watch_signals() as wish, open_world(sizes.dp_replicate, sizes.dp_shard, device, timeout) as world:
+    with watch_signals() as wish, open_world(sizes.axes, device, timeout) as world:
         torch.use_deterministic_algorithms(config.run.deterministic)
         tokenizer = build_tokenizer(config.model)
         total_steps = _count_steps(config, tokenizer, world)
@@ -130,7 +130,7 @@ def _update(session: Session, batch: StepBatch, step: int) -> tuple[float, StepR
             step=step,
             lr=lr,
             max_grad_norm=config.stage.optimizer.max_grad_norm,
-            device=session.world.device,
+            world=session.world,
         )
     session.ledger.add(batch.ledger)
     session.ledger.check_bad_ratio(config.data.max_bad_ratio, session.loader.samples_per_epoch)

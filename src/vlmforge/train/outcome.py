@@ -31,7 +31,7 @@ def validate(session: Session, records: Records) -> dict[str, float]:
         return {}
     batches = iterate_validation(config, session.tokenizer, world.data_rank, world.num_data_ranks)
     with records.progress.status("validating"):
-        session.validation_loss = validation_loss(session.state.root, batches, world.device)
+        session.validation_loss = validation_loss(session.state.root, batches, world)
     return {"validation_loss": session.validation_loss}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,7 +157,7 @@ def build_root(config: Config, world: World) -> LossModel:
     apply_fsdp(
         root,
         find_layers(model),
-        world.mesh,
+        world.weight_mesh,
         param_dtype=TORCH_DTYPES[precision.param_dtype],
         reduce_dtype=TORCH_DTYPES[precision.reduce_dtype],
     )
@@ -173,7 +173,7 @@ def _write_run_folder(session: Session) -> None:
         nameless = encode_absolute(replace(config, run=replace(config.run, name=None, stop_after_steps=None)))
         write_text(run.path / "recipe.yaml", to_yaml(nameless))
         manifest = build_manifest(
-            mesh=session.world.axes(),
+            mesh=asdict(session.world.axes),
             data_fingerprints=fingerprint_sources(config),
             chat_template_hash=hash_template(session.tokenizer),
             parent_checkpoint=str(run.resume_from) if run.resume_from else starting_folder(config),

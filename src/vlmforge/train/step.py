@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from vlmforge.data.collate import Batch
 from vlmforge.errors import Problem, TrainingError
 from vlmforge.models.head import LossModel
-from vlmforge.parallel.mesh import gather_objects
+from vlmforge.parallel.mesh import World, gather_objects
 from vlmforge.parallel.reduce import clip_grads, sum_over_ranks
 from vlmforge.parallel.shard import set_last_micro_batch
 from vlmforge.train.optimizer import set_lr
@@ -43,7 +43,7 @@ def train_step(
     step: int,
     lr: float,
     max_grad_norm: float | None,
-    device: torch.device,
+    world: World,
 ) -> StepResult:
     """Accumulate the gradient of the mean token loss over the global batch, clip it, update.
 
@@ -54,15 +54,17 @@ def train_step(
         TrainingError: the loss or the gradient is not finite; nothing was updated.
     """
     counts = [sum(batch.num_tokens for batch in micro_batches), sum(b.num_label_tokens for b in micro_batches)]
-    num_tokens, num_label_tokens = (int(count) for count in sum_over_ranks(counts, device))
+    num_tokens, num_label_tokens = (
+        int(count) for count in sum_over_ranks(counts, world.device, world.num_batch_copies)
+    )
     # A step whose samples were all left out has no label: its gradient is zero and its loss 0, not a division by 0.
     divisor = max(1, num_label_tokens)
     loss_sums = [
-        _forward_backward(root, batch.to(device), divisor, is_last=index == len(micro_batches) - 1)
+        _forward_backward(root, batch.to(world.device), divisor, is_last=index == len(micro_batches) - 1)
         for index, batch in enumerate(micro_batches)
     ]
     local_sums = torch.stack(loss_sums).tolist()
-    loss = sum_over_ranks([sum(local_sums)], device)[0] / divisor
+    loss = sum_over_ranks([sum(local_sums)], world.device, world.num_loss_copies)[0] / divisor
     grad_norm = clip_grads(root.parameters(), max_grad_norm).item()
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise _not_finite(step, loss, grad_norm, micro_batches, local_sums)
@@ -92,6 +94,8 @@ def _not_finite(
     named = [sample_id for ids in gather_objects([i for batch in bad for i in batch.sample_ids]) for sample_id in ids]
     if not named:
         named = [sample_id for ids in gather_objects([i for b in batches for i in b.sample_ids]) for sample_id in ids]
+    # Ranks along cp and tp have the same samples.
+    named = list(dict.fromkeys(named))
     shown = ", ".join(named[:16]) + (f" and {len(named) - 16} more" if len(named) > 16 else "")
     return TrainingError(
         Problem(

@@ -8,26 +8,28 @@ import torch
 
 from vlmforge.data.collate import Batch
 from vlmforge.models.head import LossModel
+from vlmforge.parallel.mesh import World
 from vlmforge.parallel.reduce import sum_over_ranks
 from vlmforge.parallel.shard import free_gathered
 from vlmforge.train.step import run_forward
 
 
-def validation_loss(root: LossModel, batches: Iterable[Batch], device: torch.device) -> float:
+def validation_loss(root: LossModel, batches: Iterable[Batch], world: World) -> float:
     """Mean over the label tokens of all batches of all ranks.
 
     Args:
         root: left in training mode.
         batches: this rank's; every rank must give the same number, because each forward is a collective.
-        device: of the model.
+        world: this rank's place.
     """
     loss_sum, num_label_tokens = 0.0, 0
     root.eval()
     with torch.no_grad():
         for batch in batches:
-            loss_sum += run_forward(root, batch.to(device)).item()
+            loss_sum += run_forward(root, batch.to(world.device)).item()
             num_label_tokens += batch.num_label_tokens
     free_gathered(root)
     root.train()
-    total, count = sum_over_ranks([loss_sum, num_label_tokens], device)
+    total = sum_over_ranks([loss_sum], world.device, world.num_loss_copies)[0]
+    count = sum_over_ranks([num_label_tokens], world.device, world.num_batch_copies)[0]
     return total / max(1.0, count)
