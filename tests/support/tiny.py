@@ -8,10 +8,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from vlmforge.config.chat_templates import CHAT_TEMPLATES
 from vlmforge.config.schema import ModelConfig
 from vlmforge.models import FAMILIES
 from vlmforge.models.shape import build_hf_config
-from vlmforge.models.tokenizer import CHATML_TEMPLATE, build_byte_tokenizer
+from vlmforge.models.tokenizer import build_byte_tokenizer
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -60,7 +61,7 @@ def make_base(folder: Path, family: str) -> Path:
             parameter.data += 0.1 * torch.randn_like(parameter)
     model.save_pretrained(folder)
     tokenizer = build_byte_tokenizer()
-    tokenizer.chat_template = CHATML_TEMPLATE
+    tokenizer.chat_template = CHAT_TEMPLATES["builtin:chatml"].text
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -87,7 +87,9 @@ class ModelConfig:
         None, "Hub id or folder of the tokenizer, or `builtin:bytes`; null: the one of `pretrained`."
     )
     chat_template: str | None = key(
-        None, "Path of a Jinja chat template, or `builtin:chatml`; null: the tokenizer's own."
+        None,
+        "Path of a Jinja chat template, or one of ours such as `builtin:chatml` or `builtin:llama3p1` (docs/data.md); "
+        "null: the tokenizer's own.",
     )
     attention: Literal["varlen", "sdpa", "eager"] = key(
         "varlen",

@@ -146,7 +146,9 @@ class Renderer:
             while last < len(encoding.ids) and encoding.starts[last] < end:
                 is_label[last] = True
                 last += 1
-            if self._labels == "assistant" and encoding.ids[last - 1] not in self._marker_ids:
+            marker_end = len(turns.text[:end].rstrip())
+            marker = next(k for k in reversed(range(last)) if encoding.starts[k] < marker_end)
+            if self._labels == "assistant" and encoding.ids[marker] not in self._marker_ids:
                 raise sample.place.error(
                     "the chat template ends an assistant turn without an end-of-turn token",
                     "end them with the tokenizer's eos token, or use model.chat_template=builtin:chatml",

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vlmforge.config.chat_templates import trains_line_end
 from vlmforge.data.sample import Message
 from vlmforge.errors import DataError, Problem
 
@@ -40,7 +41,8 @@ class RenderedTurns:
 
     Attributes:
         text: all of it.
-        spans: [start, end) of each assistant turn's content with its end marker.
+        spans: [start, end) of what is trained of each assistant turn: its content and end marker, and the line end
+            after it where the template's rules say so.
     """
 
     text: str
@@ -63,7 +65,7 @@ def render_turns(
             continue
         until = text if k == len(turns) - 1 else _apply(tokenizer, turns[: k + 1], tools)
         start = len(_find_prompt(tokenizer, turns[:k], tools, until, k))
-        end = len(until.rstrip())
+        end = len(until if trains_line_end(tokenizer.chat_template) else until.rstrip())
         is_after_last = not spans or start >= spans[-1][1]
         if not text.startswith(until) or not is_after_last:
             raise TemplateError(
@@ -106,13 +108,18 @@ def find_end_marker(tokenizer: PreTrainedTokenizerBase) -> str | None:
         For example `<|im_end|>`; the eos token where there is no chat template; None if the template ends a
         turn with nothing that the tokenizer knows as one token, so that generation could not stop at it.
     """
+    try:
+        return _probe_end_marker(tokenizer)
+    except TemplateError:
+        return None
+
+
+def _probe_end_marker(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The same; a template that refuses two plain turns says why."""
     eos: Any = tokenizer.eos_token
     if not tokenizer.chat_template:
         return eos
-    try:
-        text = _apply(tokenizer, _PROBE_TURNS, None)
-    except TemplateError:
-        return None
+    text = _apply(tokenizer, _PROBE_TURNS, None)
     marker = text[text.rfind(_PROBE) + len(_PROBE) :].strip()
     ids = tokenizer(marker, add_special_tokens=False)["input_ids"] if marker else []
     return str(tokenizer.convert_ids_to_tokens(ids[0])) if ids and ids[0] in marker_ids(tokenizer) else None
@@ -122,9 +129,13 @@ def require_end_marker(tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse a template that a model could not learn to stop with.
 
     Raises:
-        DataError: the template writes no end marker.
+        DataError: the template writes no end marker, or refuses two plain turns.
     """
-    if find_end_marker(tokenizer) is None:
+    try:
+        marker = _probe_end_marker(tokenizer)
+    except TemplateError as error:
+        raise DataError(Problem(error.what, "model.chat_template", error.fix)) from None
+    if marker is None:
         raise DataError(
             Problem(
                 "the chat template writes no end-of-turn token after an assistant turn, "

@@ -1,8 +1,7 @@
 """Tokenizers and chat templates: a model's own, or the small byte-level pair that ships with vlmforge.
 
-`builtin:bytes` has one token a byte and four specials, so that tiny models need no vocabulary of thousands.
-`builtin:chatml` is a template in the ChatML manner with tools; every turn is
-`<|im_start|>role`, newline, content, `<|im_end|>`, newline.
+`builtin:bytes` has one token a byte and four specials, so that tiny models need no vocabulary of thousands. The
+templates that ship with vlmforge stand in `config/chat_templates.py`.
 """
 
 from __future__ import annotations
@@ -13,33 +12,14 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from vlmforge.config.chat_templates import CHAT_TEMPLATES
 from vlmforge.config.schema import ModelConfig
 from vlmforge.errors import CheckpointError, ConfigError, Problem
 from vlmforge.models.hub import fetch_folder
 
 BYTES = "builtin:bytes"
-CHATML = "builtin:chatml"
 
 SPECIAL_TOKENS = ("<|pad|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>")
-
-CHATML_TEMPLATE = """\
-{%- if tools %}
-{{- '<|im_start|>system\\nTools: ' + (tools | tojson) + '<|im_end|>\\n' }}
-{%- endif %}
-{%- for message in messages %}
-{{- '<|im_start|>' + message.role + '\\n' }}
-{%- if message.content %}{{ message.content }}{% endif %}
-{%- if message.tool_calls %}
-{%- for call in message.tool_calls %}
-{{- '<tool_call>' + (call.function | tojson) + '</tool_call>' }}
-{%- endfor %}
-{%- endif %}
-{{- '<|im_end|>\\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-{{- '<|im_start|>assistant\\n' }}
-{%- endif %}
-"""
 
 
 def build_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
@@ -64,10 +44,9 @@ def build_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
         revision, key = (None, "model.tokenizer") if is_own else (model.revision, "model.pretrained")
         folder = fetch_folder(name, with_weights=False, revision=revision, key=key)
         tokenizer = load_tokenizer(folder, model.trust_remote_code)
-    if model.chat_template == CHATML:
-        tokenizer.chat_template = CHATML_TEMPLATE
-    elif model.chat_template is not None:
-        tokenizer.chat_template = _read_template(model.chat_template)
+    if model.chat_template is not None:
+        ours = CHAT_TEMPLATES.get(model.chat_template)
+        tokenizer.chat_template = ours.text if ours else _read_template(model.chat_template)
     return tokenizer
 
 
@@ -120,6 +99,6 @@ def _read_template(path: str) -> str:
         problem = Problem(
             f"model.chat_template = {path} cannot be read: {error.strerror}",
             path,
-            f"name an existing Jinja file, or {CHATML}",
+            "name an existing Jinja file, or builtin:chatml",
         )
         raise ConfigError(problem) from error

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from vlmforge.config.chat_templates import CHAT_TEMPLATES
 from vlmforge.config.encode import scalar_text
 from vlmforge.config.plain import is_whole_number
 from vlmforge.config.pretrained import derive_shape, is_folder
@@ -39,7 +40,6 @@ SHAPE_FIELDS = frozenset(
 )
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 BUILTIN_TOKENIZERS = ("builtin:bytes",)
-BUILTIN_TEMPLATES = ("builtin:chatml",)
 
 
 def check_source(subject: Subject) -> Iterator[Finding]:
@@ -333,13 +333,14 @@ def check_tokenizer(subject: Subject) -> Iterator[Finding]:
             f"model.tokenizer={BUILTIN_TOKENIZERS[0]}",
         )
     template = model.chat_template
-    if template is None or template in BUILTIN_TEMPLATES:
+    if template is None or template in CHAT_TEMPLATES:
         return
     if template.startswith("builtin:") or not Path(template).is_file():
+        near = nearest(template, CHAT_TEMPLATES)
         yield Finding(
             ("model.chat_template",),
             f"model.chat_template = {scalar_text(template)}: there is no such file",
-            f"give the path of a Jinja file, or model.chat_template={one_of(BUILTIN_TEMPLATES)}",
+            f"give the path of a Jinja file, or model.chat_template={one_of(near or list(CHAT_TEMPLATES))}",
         )
 
 
