@@ -37,7 +37,7 @@ def test_a_file_without_rows_is_an_error(tmp_path, content):
     path = tmp_path / "a.jsonl"
     path.write_text(content)
     with pytest.raises(DataError, match="holds no rows"):
-        JsonlRows(str(path))
+        len(JsonlRows(str(path)))
 
 
 def test_line_starts_are_found_across_chunks(tmp_path, monkeypatch):

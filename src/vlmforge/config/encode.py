@@ -17,6 +17,8 @@ _PLAIN_TEXT = re.compile(r"[A-Za-z_./][\w./-]*(:[\w./-]+)*")
 _WORDS = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})
 # A number without a digit before its point, and a word such as `.inf`, look like text and are not.
 _NUMBER_LIKE = re.compile(r"[.\d_]*\d[\d_.]*([eE][+-]?\d+)?|\.(inf|nan)", re.IGNORECASE)
+# Signs of a path that stands for several.
+_PATTERN = re.compile(r"[*?\[{]")
 
 # Keys that hold a path if what they name exists; a name such as a hub id is left alone.
 PATH_KEYS = ("model.pretrained", "model.tokenizer", "model.chat_template", "stage.adapter.path", "checkpointing.resume")
@@ -52,7 +54,9 @@ def encode_absolute(config: Config) -> dict[str, Any]:
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).absolute()) if path and Path(path).exists() else path
+    """Absolute if it exists; of a pattern, if the folder before its first sign does."""
+    there = _PATTERN.split(path)[0].rpartition("/")[0] if _PATTERN.search(path) else path
+    return str(Path(path).absolute()) if path and Path(there or ".").exists() else path
 
 
 def _plain(value: Any) -> Any:

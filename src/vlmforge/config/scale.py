@@ -166,7 +166,7 @@ def _shrink_source(tiny: _Writer, source: dict[str, Any], path: str) -> None:
         new["rows"] = _fewer_rows(source.get("rows"))
     elif source.get("format"):
         new["path"] = f"builtin:{source['format']}"
-        for name in ("rows", "split"):
+        for name in ("rows", "split", "streaming", "media_root"):
             if source.pop(name, None) is not None:
                 tiny.origins.forget(f"{path}.{name}")
     source.update(new)

@@ -142,12 +142,16 @@ class SourceConfig:
 
     path: tuple[str, ...] = key(
         tuple,
-        "File or list of files (.jsonl, .parquet), a `datasets` folder or hub id, or `builtin:<name>`.",
+        "File, pattern or list of them (.jsonl, .parquet, .csv, .tsv, .tar; `*` or `{000..009}`; local or an fsspec "
+        "URL), a folder that energon has prepared, a `datasets` folder or hub id, or `builtin:<name>`.",
         example="data/train.jsonl",
     )
     format: str = key("", "How a row becomes a sample: text, messages or prompt_response.", example="messages")
     name: str | None = key(None, "Name in logs, ledger and sample ids; null: the file's stem.")
-    split: str | None = key(None, "Split of a `datasets` folder or hub id.", example="train")
+    split: str | None = key(None, "Split of a prepared or `datasets` folder, or of a hub id.", example="train")
+    streaming: bool = key(
+        False, "Read a `datasets` folder or hub id from start to end as it arrives, without a copy on this machine."
+    )
     rows: tuple[int, int] | None = key(None, "Use rows [start, stop) only.", example=[0, 1000])
     weight: float | None = key(
         None,
@@ -162,6 +166,9 @@ class SourceConfig:
         None,
         "Folder or fsspec URL where relative paths of images in the rows start; null: the folder of the file.",
         example="data/images",
+    )
+    subflavors: Mapping[str, Any] = key(
+        dict, "Labels that choose how energon's samples are read, for example `VQASFT: true`."
     )
     fetch_media: bool = key(
         False, "Fetch images whose rows give an address on the network; false: such samples are bad."

@@ -7,8 +7,9 @@ datasets. A hub id is not looked up.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from vlmforge.config.schema import Config, SourceConfig
@@ -17,9 +18,20 @@ from vlmforge.data.builtin import BUILTINS, PREFIX
 from vlmforge.data.fingerprint import fingerprint_sources
 from vlmforge.data.formats import FORMATS
 from vlmforge.data.formats.base import advise_column
-from vlmforge.data.locations import FILE_SUFFIXES, Kind, classify_path
-from vlmforge.data.sources import Source, name_sources, open_source, rows_problem
+from vlmforge.data.locations import FILE_SUFFIXES, Kind, classify_path, expand_paths
+from vlmforge.data.sample import Sample
+from vlmforge.data.sources import (
+    ENERGON,
+    Source,
+    build_reading,
+    name_sources,
+    open_parts,
+    open_source,
+    rows_problem,
+)
+from vlmforge.data.sources.base import RawRow, Rows
 from vlmforge.data.sources.parquet import list_schema_paths
+from vlmforge.data.sources.source import Reading
 from vlmforge.errors import DataError, Problem, nearest, one_of
 
 __all__ = ["check_data", "count_rows", "count_unpacked_steps", "fingerprint_sources"]
@@ -27,6 +39,8 @@ __all__ = ["check_data", "count_rows", "count_unpacked_steps", "fingerprint_sour
 BLENDS = ("train", "validation")
 # Rows that are parsed on trial.
 _NUM_FIRST_ROWS = 4
+# Files are gone through to count their rows only as long as it takes seconds.
+_MAX_BYTES_TO_COUNT = 1 << 30
 
 
 def check_data(config: Config, origins: Mapping[str, str]) -> list[Problem]:
@@ -47,14 +61,14 @@ def check_data(config: Config, origins: Mapping[str, str]) -> list[Problem]:
 
 
 def count_rows(config: Config) -> int | None:
-    """Rows of `data.train`; None where a source would have to be loaded to know, such as a hub id.
+    """Rows of `data.train`; None where it would take long to know, or a library, such as for a hub id.
 
     Raises:
         DataError: a file cannot be opened.
     """
     total = 0
     for source, name in zip(config.data.train, name_sources(config.data.train), strict=True):
-        if not _is_countable(source):
+        if not _is_openable(source) or not _is_countable(open_parts(source, build_reading(source, name))):
             return None
         total += len(open_source(source, name))
     return total
@@ -81,6 +95,7 @@ class _SourceCheck:
     ) -> None:
         """Take the source, its name and its dotted path."""
         self._source = source
+        self._paths = expand_paths(source.path)
         self._name = name
         self._at = at
         self._origins = origins
@@ -88,15 +103,25 @@ class _SourceCheck:
 
     def problems(self) -> list[Problem]:
         """All of them; what rests on a file that is not there is not looked at."""
-        found = [problem for path in self._source.path for problem in self._check_path(path)]
-        found.extend(self._check_split())
-        if found or not _is_countable(self._source):
-            return found
         try:
+            found = [*self._check_patterns(), *(problem for path in self._paths for problem in self._check_path(path))]
+            found.extend(self._check_split())
+            if found or not _is_openable(self._source):
+                return found
+            reading = build_reading(self._source, self._name)
+            parts = open_parts(self._source, reading)
+            if not _is_countable(parts):
+                return self._check_head(reading, parts[0])
             opened = open_source(self._without_rows(), self._name)
         except DataError as error:
             return [self._join_where(problem, "path") for problem in error.problems]
-        return [*self._check_rows(opened), *self._check_first_rows(opened)]
+        return [*self._check_rows(opened.ends[-1]), *self._check_first_rows(opened)]
+
+    def _check_patterns(self) -> Iterator[Problem]:
+        """Every pattern stands for something."""
+        for path in self._source.path:
+            if not expand_paths([path]):
+                yield self._problem("path", f"{path} matches no file", _advise_path(path))
 
     def _check_path(self, path: str) -> Iterator[Problem]:
         """One path of the source."""
@@ -105,9 +130,12 @@ class _SourceCheck:
             yield self._problem("path", f"{path} does not exist", _advise_path(path))
         elif kind is Kind.FOREIGN:
             rule = f"{path} must end in {one_of(FILE_SUFFIXES)}"
-            yield self._problem("path", rule, "write it as JSON lines, one object on every line")
+            yield self._problem("path", rule, _advise_foreign(path))
         elif kind is Kind.BUILTIN:
             yield from self._check_builtin(path.removeprefix(PREFIX))
+        elif self._source.format == ENERGON and kind is not Kind.PREPARED:
+            rule = f"{ENERGON}, but {path} is no folder that energon has prepared"
+            yield self._problem("format", rule, f"the folder above .nv-meta, or {self._at}.format=messages")
         elif kind is Kind.FILE and path.endswith(".parquet"):
             yield from self._check_schema(path)
 
@@ -133,7 +161,7 @@ class _SourceCheck:
         asked_for = [column for column in format.optional if column in self._source.columns]
         for column in (*format.required, *asked_for):
             wanted = self._source.columns.get(column, column)
-            if wanted not in existing:
+            if not any(_is_column(way, existing) for way in wanted.split(";")):
                 yield Problem(
                     f"{self._at}: column {wanted} is absent from {path}, which has {', '.join(existing)}",
                     self._where(f"columns.{column}" if column in self._source.columns else "format"),
@@ -143,7 +171,7 @@ class _SourceCheck:
     def _check_split(self) -> Iterator[Problem]:
         """A split is for the datasets library; its own folders say which they have."""
         split = self._source.split
-        for path in self._source.path:
+        for path in self._paths:
             kind = classify_path(path)
             if split is not None and kind in (Kind.FILE, Kind.BUILTIN):
                 yield self._problem("split", f"{split} has no effect on {path}", f"leave out  {self._at}.split")
@@ -154,23 +182,38 @@ class _SourceCheck:
                     rule = f"{split or 'null'} is not a split of {path}, which has {one_of(splits)}"
                     yield self._problem("split", rule, f"{self._at}.split={near[0]}")
 
-    def _check_rows(self, opened: Source) -> Iterator[Problem]:
+    def _check_rows(self, num_rows: int) -> Iterator[Problem]:
         """`rows` within the rows there are."""
-        if self._source.rows is not None and self._source.rows[1] > opened.ends[-1]:
-            yield rows_problem(self._source, self._at, opened.ends[-1], self._where("rows"))
+        if self._source.rows is not None and self._source.rows[1] > num_rows:
+            yield rows_problem(self._source, self._at, num_rows, self._where("rows"))
 
     def _check_first_rows(self, opened: Source) -> list[Problem]:
-        """The first rows parse and their images are there; where bad ones are skipped, one that does is enough."""
+        """The first rows of those that are used."""
         start = self._source.rows[0] if self._source.rows else 0
-        found: list[Problem] = []
         numbers = range(start, min(start + _NUM_FIRST_ROWS, len(opened)))
-        for i in numbers:
+        return self._judge([partial(opened.sample, i) for i in numbers])
+
+    def _check_head(self, reading: Reading, part: tuple[Rows, str]) -> list[Problem]:
+        """The first rows of a file whose rows are not counted."""
+        rows, root = part
+
+        def parse(index: int, row: RawRow | DataError) -> Sample:
+            if isinstance(row, DataError):
+                raise row
+            return reading.parse(row, reading.place(index, f"{self._paths[0]} row {index}", root), "")
+
+        return self._judge([partial(parse, index, row) for index, row in enumerate(rows.head(_NUM_FIRST_ROWS))])
+
+    def _judge(self, first: Sequence[Callable[[], Sample]]) -> list[Problem]:
+        """They parse and their images are there; where bad ones are skipped, one that does is enough."""
+        found: list[Problem] = []
+        for parse in first:
             try:
-                for media in opened.sample(i).media():
+                for media in parse().media():
                     media.read_size()
             except DataError as error:
                 found.extend(self._join_where(problem, "format") for problem in error.problems)
-        if self._on_bad_sample == "skip" and len(found) < len(numbers):
+        if self._on_bad_sample == "skip" and len(found) < len(first):
             return []
         # Rows of one file tend to break the same rule; the first says it.
         return found[:1]
@@ -198,9 +241,15 @@ class _SourceCheck:
         return getattr(self._origins, "fallback", self._at)
 
 
-def _is_countable(source: SourceConfig) -> bool:
+def _is_openable(source: SourceConfig) -> bool:
     """Whether all paths can be opened without the datasets library."""
-    return all(classify_path(path) in (Kind.FILE, Kind.BUILTIN) for path in source.path)
+    kinds = {classify_path(path) for path in expand_paths(source.path)}
+    return bool(kinds) and kinds <= {Kind.FILE, Kind.BUILTIN, Kind.PREPARED}
+
+
+def _is_countable(parts: Sequence[tuple[Rows, str]]) -> bool:
+    """Whether the rows of all files are soon counted."""
+    return sum(rows.bytes_to_count() for rows, _ in parts) <= _MAX_BYTES_TO_COUNT
 
 
 def _advise_path(path: str) -> str:
@@ -216,6 +265,20 @@ def _advise_path(path: str) -> str:
         return f"did you mean  {folder / near[0]}"
     listed = f"{folder} has {', '.join(present[:8])}" if present else f"{folder} has no data files"
     return f"{listed}; give the path of a file that ends in {one_of(FILE_SUFFIXES)}"
+
+
+def _is_column(wanted: str, existing: Sequence[str]) -> bool:
+    """Whether a dotted path is a column, or leads into a list that is one."""
+    return wanted in existing or any(
+        wanted.startswith(f"{name}.") and wanted[len(name) + 1].isdigit() for name in existing
+    )
+
+
+def _advise_foreign(path: str) -> str:
+    """What to do with a file that no reader takes."""
+    if path.endswith((".tar.gz", ".tgz", ".tar.zst")):
+        return f"unpack it to a plain .tar, for example  gunzip {path}"
+    return "write it as JSON lines, one object on every line"
 
 
 def _list_saved_splits(folder: str) -> Sequence[str]:

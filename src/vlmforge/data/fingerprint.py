@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmforge.config.schema import Config
-from vlmforge.data.locations import Kind, classify_path
+from vlmforge.data.files import is_url, stamp
+from vlmforge.data.locations import PREPARED_META, Kind, classify_path, expand_paths
 from vlmforge.data.sources import name_sources
 
 _ENDS_BYTES = 1 << 20
@@ -21,7 +22,7 @@ def fingerprint_sources(config: Config) -> dict[str, Any]:
                 "name": name,
                 "format": source.format,
                 "rows": list(source.rows) if source.rows else None,
-                "files": [_fingerprint_path(path, source.split) for path in source.path],
+                "files": [_fingerprint_path(path, source.split) for path in expand_paths(source.path)],
             }
             for source, name in zip(sources, name_sources(sources), strict=True)
         ]
@@ -32,6 +33,11 @@ def fingerprint_sources(config: Config) -> dict[str, Any]:
 def _fingerprint_path(path: str, split: str | None) -> dict[str, Any]:
     """One path; what is not on this machine has its name only."""
     kind = classify_path(path)
+    if is_url(path) and kind is Kind.FILE:
+        mark = stamp(path)
+        return {"path": path, "size_bytes": mark.size, "version": mark.version}
+    if kind is Kind.PREPARED and not is_url(path):
+        return {"path": path, "split": split, "sha256_of_meta": _hash_meta(Path(path) / PREPARED_META)}
     if kind is Kind.FILE:
         return {"path": path, "size_bytes": Path(path).stat().st_size, "sha256_of_ends": hash_ends(Path(path))}
     if kind is Kind.FOLDER:
@@ -42,6 +48,14 @@ def _fingerprint_path(path: str, split: str | None) -> dict[str, Any]:
         size = sum(file.stat().st_size for file in files)
         return {"path": path, "split": split, "size_bytes": size, "sha256_of_ends": digest.hexdigest()}
     return {"path": path, "split": split}
+
+
+def _hash_meta(folder: Path) -> str:
+    """The sha256 of what energon wrote about its shards, all but the index."""
+    digest = hashlib.sha256()
+    for file in sorted(file for file in folder.iterdir() if file.suffix in (".yaml", ".json", ".uuid")):
+        digest.update(f"{file.name} {hash_ends(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def hash_ends(path: Path) -> str:

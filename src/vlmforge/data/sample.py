@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vlmforge.data.bad import BadKind, BadSampleError
 from vlmforge.data.media import Media
-from vlmforge.errors import DataError, Problem
+from vlmforge.errors import Problem
 
 Message = Mapping[str, Any]
 # A turn's content: a string, or, where it has images or videos, its parts in order:
@@ -56,9 +57,9 @@ class Place:
         """A problem of this row, with its place and its sample id."""
         return Problem(what=what, where=f"{self.where} (sample {self.sample_id})", fix=fix)
 
-    def error(self, what: str, fix: str) -> DataError:
+    def error(self, what: str, fix: str, kind: BadKind = "wrong_type") -> BadSampleError:
         """The same as an error to raise."""
-        return DataError(self.problem(what, fix))
+        return BadSampleError(self.problem(what, fix), kind)
 
 
 def content_text(content: Content) -> str:

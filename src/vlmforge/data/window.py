@@ -85,6 +85,7 @@ class WindowMaker:
         self._sources = sources
         self._order = order
         self._window_size = window_size
+        self._seed = config.data.seed
         self._is_packed = config.stage.packing != "none"
         self._seq_len = config.stage.seq_len
         self._on_too_long = config.data.on_too_long
@@ -147,7 +148,7 @@ class WindowMaker:
         source = self._sources[source_number]
         index = source.start + i
         try:
-            return self._renderer.render(source.sample(i))
+            return self._renderer.render(source.sample(i, f"{self._seed}/{n}"))
         except TooLongError:
             if self._on_too_long != "drop":
                 raise

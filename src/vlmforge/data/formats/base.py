@@ -7,12 +7,34 @@ path, such as `prompt: extra_info.question`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from vlmforge.data.sample import Place, Sample
 from vlmforge.errors import nearest
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What besides the row decides how it is read.
+
+    Attributes:
+        seed: all that a random choice depends on.
+        key: the row's own name, as tar shards have it; empty elsewhere.
+        subflavors: labels of its source, as energon's blends give them.
+        prompts: prompts to choose from, by category and variant.
+    """
+
+    seed: str = ""
+    key: str = ""
+    subflavors: Mapping[str, Any] = field(default_factory=dict)
+    prompts: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+
+    def random(self) -> random.Random:
+        """A source of choices that starts anew with every call."""
+        return random.Random(self.seed)
 
 
 @dataclass(frozen=True)
@@ -29,18 +51,21 @@ class Format:
     name: str
     required: tuple[str, ...]
     optional: tuple[str, ...]
-    parse_fields: Callable[[Mapping[str, Any], Place], Sample]
+    parse_fields: Callable[[Mapping[str, Any], Place, Guidance], Sample]
 
-    def parse(self, row: Mapping[str, Any], columns: Mapping[str, str], place: Place) -> Sample:
+    def parse(
+        self, row: Mapping[str, Any], columns: Mapping[str, str], place: Place, guidance: Guidance | None = None
+    ) -> Sample:
         """Make a sample of a raw row.
 
         Args:
             row: the row as its file has it.
             columns: the source's `columns`: where a format's column is, dotted; absent ones keep their name.
             place: where the row was read, for messages.
+            guidance: what else decides; None: nothing.
 
         Raises:
-            DataError: a column is absent or null, or holds something else than the format expects.
+            BadSampleError: a column is absent or null, or holds something else than the format expects.
         """
         fields: dict[str, Any] = {}
         for column in self.required:
@@ -49,23 +74,36 @@ class Format:
             value = find_value(row, columns.get(column, column))
             if value is not None:
                 fields[column] = value
-        return self.parse_fields(fields, place)
+        return self.parse_fields(fields, place, guidance or Guidance())
 
     def top_level_columns(self, columns: Mapping[str, str]) -> tuple[str, ...]:
         """The row's own keys that this format looks at, which is all that a column store needs to read."""
-        paths = (columns.get(column, column) for column in (*self.required, *self.optional))
+        paths = [path for column in (*self.required, *self.optional) for path in columns.get(column, column).split(";")]
         return tuple(dict.fromkeys(key for path in paths for key in (path, path.split(".")[0])))
 
 
 def find_value(row: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path, or None; a key that contains dots itself is found as well."""
-    if path in row:
-        return row[path]
-    value: Any = row
-    for key in path.split("."):
-        if not isinstance(value, Mapping) or key not in value:
+    """The value at a dotted path, or None.
+
+    Numbers in a path count into lists; of paths with semicolons between them the first that leads somewhere counts,
+    as in `jpg;png`. A key that contains dots itself is found as well.
+    """
+    for way in path.split(";"):
+        value = row[way] if way in row else _descend(row, way.split("."))
+        if value is not None:
+            return value
+    return None
+
+
+def _descend(value: Any, keys: Sequence[str]) -> Any:
+    """What stands below some keys, one within the other."""
+    for key in keys:
+        if isinstance(value, Mapping):
+            value = value.get(key)
+        elif isinstance(value, Sequence) and not isinstance(value, str | bytes) and key.isdigit():
+            value = value[int(key)] if int(key) < len(value) else None
+        else:
             return None
-        value = value[key]
     return value
 
 
@@ -95,7 +133,8 @@ def _find_required(row: Mapping[str, Any], column: str, path: str, place: Place)
     existing = list_paths(row)
     state = "is null" if path in existing else f"is absent; the row has {', '.join(existing) or 'no columns'}"
     fix = "give the row a value, or leave it out with  data.on_bad_sample=skip"
-    raise place.error(f"column {path} {state}", fix if path in existing else advise_column(column, path, existing))
+    fix = fix if path in existing else advise_column(column, path, existing)
+    raise place.error(f"column {path} {state}", fix, "missing_column")
 
 
 def require_text(value: Any, column: str, place: Place) -> str:
@@ -108,7 +147,6 @@ def require_text(value: Any, column: str, place: Place) -> str:
         kind = type(value).__name__
         raise place.error(f"{column} is of type {kind}, not a string", f"write {column} as a string")
     if not value.strip():
-        raise place.error(
-            f"{column} is empty", "give it some text, or leave such rows out with  data.on_bad_sample=skip"
-        )
+        fix = "give it some text, or leave such rows out with  data.on_bad_sample=skip"
+        raise place.error(f"{column} is empty", fix, "empty")
     return value

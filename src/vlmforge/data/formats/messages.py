@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlmforge.data.formats.base import Format
+from vlmforge.data.formats.base import Format, Guidance
 from vlmforge.data.media import open_media
 from vlmforge.data.sample import Content, Message, Place, Sample, content_media, content_text
 from vlmforge.errors import one_of
@@ -19,7 +19,7 @@ ROLES = ("system", "user", "assistant", "tool")
 MEDIA = ("image", "video")
 
 
-def _parse(fields: Mapping[str, Any], place: Place) -> Sample:
+def _parse(fields: Mapping[str, Any], place: Place, guidance: Guidance) -> Sample:
     """A sample of a conversation."""
     turns = _decode_list(fields["messages"], "messages", place)
     if not turns:

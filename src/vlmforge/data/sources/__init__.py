@@ -6,138 +6,158 @@ It knows nothing of order or tokens.
 
 from __future__ import annotations
 
-import bisect
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
 
 from vlmforge.config.schema import SourceConfig
-from vlmforge.data.builtin import BUILTINS, PREFIX, Builtin, nest_fields
+from vlmforge.data.builtin import BUILTINS, PREFIX
+from vlmforge.data.files import is_url
 from vlmforge.data.formats import FORMATS, Format
-from vlmforge.data.locations import FILE_SUFFIXES
-from vlmforge.data.sample import Place, Sample
+from vlmforge.data.locations import FILE_SUFFIXES, Kind, classify_path, expand_paths
+from vlmforge.data.sources.base import Rows, unreadable_error
+from vlmforge.data.sources.builtin import BuiltinRows
+from vlmforge.data.sources.csv import CsvRows
+from vlmforge.data.sources.energon import Prepared, open_prepared, read_prepared
 from vlmforge.data.sources.jsonl import JsonlRows
-from vlmforge.data.sources.library import LibraryRows
+from vlmforge.data.sources.library import LibraryRows, LibraryStream
 from vlmforge.data.sources.parquet import ParquetRows
+from vlmforge.data.sources.source import Arrival, Reading, Source, StreamSource
+from vlmforge.data.sources.tar import TarRows
 from vlmforge.errors import DataError, Problem
 
+__all__ = [
+    "Arrival",
+    "Source",
+    "StreamSource",
+    "build_reading",
+    "derive_name",
+    "name_sources",
+    "open_parts",
+    "open_source",
+    "open_sources",
+    "open_stream",
+    "rows_problem",
+]
 
-class Rows(Protocol):
-    """Numbered raw rows of one file or one built-in set."""
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        ...
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        """Row i, counted from 0."""
-        ...
-
-    def locate(self, i: int) -> str:
-        """Where row i is, for messages."""
-        ...
-
-
-class BuiltinRows:
-    """Rows that the package makes, laid out under the source's own `columns`."""
-
-    def __init__(self, name: str, builtin: Builtin, columns: Mapping[str, str]) -> None:
-        """Keep the recipe for a row."""
-        self._name = name
-        self._builtin = builtin
-        self._columns = columns
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return self._builtin.num_rows
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        """Row i, counted from 0."""
-        return nest_fields(self._builtin.fields(i), self._columns)
-
-    def locate(self, i: int) -> str:
-        """`builtin:name row N`."""
-        return f"{PREFIX}{self._name} row {i}"
+Prompts = Mapping[str, Mapping[str, tuple[str, ...]]]
+ENERGON = "energon"
 
 
-@dataclass(frozen=True)
-class Source:
-    """One entry of a blend, opened.
+def open_sources(configs: Sequence[SourceConfig], prompts: Prompts | None = None) -> tuple[Source, ...]:
+    """Open all sources of a blend.
 
-    Attributes:
-        name: as sample ids, ledger and logs have it.
-        format: how its rows are read.
-        columns: where the format's columns are.
-        parts: its files, in order.
-        ends: rows up to and with each part.
-        start: first row that is used.
-        stop: end of the rows that are used.
-        media_roots: where relative paths of images start, by part.
-        may_fetch: whether addresses that rows give may be fetched.
+    Args:
+        configs: the blend.
+        prompts: of `data.prompts`, by category and variant.
     """
-
-    name: str
-    format: Format
-    columns: Mapping[str, str]
-    parts: tuple[Rows, ...]
-    ends: tuple[int, ...]
-    start: int
-    stop: int
-    media_roots: tuple[str, ...] = ()
-    may_fetch: bool = False
-
-    def __len__(self) -> int:
-        """Number of samples."""
-        return self.stop - self.start
-
-    def place(self, i: int) -> Place:
-        """Where sample i of [0, len) is; its index counts all rows of the source, unused ones too."""
-        index = self.start + i
-        part, row = self._find(index)
-        return Place(self.name, index, self.parts[part].locate(row), self.media_roots[part], self.may_fetch)
-
-    def sample(self, i: int) -> Sample:
-        """Sample i of [0, len).
-
-        Raises:
-            DataError: the row cannot be read.
-        """
-        part, row = self._find(self.start + i)
-        return self.format.parse(self.parts[part][row], self.columns, self.place(i))
-
-    def _find(self, index: int) -> tuple[int, int]:
-        """The number of the part that holds a row, and the row's number in it."""
-        number = bisect.bisect_right(self.ends, index)
-        return number, index - (self.ends[number - 1] if number else 0)
-
-
-def open_sources(configs: Sequence[SourceConfig]) -> tuple[Source, ...]:
-    """Open all sources of a blend."""
     names = name_sources(configs)
-    return tuple(open_source(config, name) for config, name in zip(configs, names, strict=True))
+    return tuple(open_source(config, name, prompts) for config, name in zip(configs, names, strict=True))
 
 
-def open_source(config: SourceConfig, name: str) -> Source:
-    """Open one source.
+def open_source(config: SourceConfig, name: str, prompts: Prompts | None = None) -> Source:
+    """Open one source whose rows are reached by number.
 
     Raises:
         DataError: a file is absent or empty, or `rows` reaches beyond the end.
     """
-    format = FORMATS[config.format]
-    parts = tuple(_open_path(path, config, format) for path in config.path)
-    ends = tuple(accumulate(len(part) for part in parts))
+    reading = build_reading(config, name, prompts)
+    opened = open_parts(config, reading)
+    ends = tuple(accumulate(len(rows) for rows, _ in opened))
     start, stop = config.rows or (0, ends[-1])
     if stop > ends[-1]:
         raise DataError(rows_problem(config, name, ends[-1], f"source {name}"))
-    roots = tuple(config.media_root or _folder_of(path) for path in config.path)
-    return Source(name, format, config.columns, parts, ends, start, stop, roots, config.fetch_media)
+    roots = tuple(root for _, root in opened)
+    return Source(reading, tuple(rows for rows, _ in opened), ends, start, stop, roots)
+
+
+def open_stream(config: SourceConfig, name: str, prompts: Prompts | None = None) -> StreamSource:
+    """Open a source with `streaming: true`.
+
+    Raises:
+        DataError: the data set cannot be opened.
+    """
+    assert len(config.path) == 1, "several paths of a stream passed gate 1"
+    return StreamSource(build_reading(config, name, prompts), LibraryStream(config.path[0], config.split))
+
+
+def build_reading(config: SourceConfig, name: str, prompts: Prompts | None = None) -> Reading:
+    """How the rows of a source are read; what energon's own files say of it is taken from them.
+
+    Raises:
+        DataError: format energon, and a folder does not say what its samples are, or another says something else.
+    """
+    prepared = _find_prepared(config)
+    subflavors = {**(prepared[0].subflavors if prepared else {}), **config.subflavors}
+    format, columns = FORMATS[config.format], config.columns
+    if config.format == ENERGON and prepared:
+        format, columns = FORMATS[prepared[0].format_name], prepared[0].columns
+        for other in prepared[1:]:
+            if (other.class_name, other.columns) != (prepared[0].class_name, prepared[0].columns):
+                what = f"{other.path} and {prepared[0].path} are prepared as different samples"
+                raise DataError(Problem(what, other.path, "make them two sources"))
+    elif config.format == ENERGON:
+        # Built-in samples of a recipe that has prepared data.
+        format = FORMATS[BUILTINS[ENERGON].format]
+    return Reading(name, format, columns, config.fetch_media, subflavors, prompts or {})
+
+
+def open_parts(config: SourceConfig, reading: Reading) -> list[tuple[Rows, str]]:
+    """The files of a source, each with the place where relative paths of its images start.
+
+    Raises:
+        DataError: one is absent or cannot be opened.
+    """
+    parts: list[tuple[Rows, str]] = []
+    for path in expand_paths(config.path):
+        root = config.media_root or _folder_of(path)
+        parts.extend((rows, root) for rows in _open_path(path, config, reading.format, reading.columns))
+    if not parts:
+        problem = Problem(f"no file is called like {', '.join(config.path)}", "source", "mend the pattern")
+        raise DataError(problem)
+    return parts
+
+
+def _open_path(path: str, config: SourceConfig, format: Format, columns: Mapping[str, str]) -> Sequence[Rows]:
+    """The reader that fits a path."""
+    kind = classify_path(path)
+    if kind is Kind.BUILTIN:
+        name = path.removeprefix(PREFIX)
+        return [BuiltinRows(name, BUILTINS[name], columns)]
+    if kind is Kind.PREPARED:
+        return open_prepared(read_prepared(path), config.split)
+    if kind in (Kind.FOLDER, Kind.HUB):
+        return [LibraryRows(path, config.split)]
+    try:
+        if kind is Kind.FILE:
+            return [_open_file(path, format.top_level_columns(columns))]
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise unreadable_error(path, error) from None
+    raise DataError(Problem(f"file {path} does not exist", f"source of {path}", "give the path of a file"))
+
+
+def _open_file(path: str, top_level_columns: Sequence[str]) -> Rows:
+    """The reader that fits a file's ending."""
+    if path.endswith(".parquet"):
+        return ParquetRows(path, top_level_columns)
+    if path.endswith(".tar"):
+        return TarRows(path)
+    return JsonlRows(path) if path.endswith(".jsonl") else CsvRows(path)
+
+
+def _find_prepared(config: SourceConfig) -> list[Prepared]:
+    """What the prepared folders of a source say of themselves."""
+    return [read_prepared(path) for path in expand_paths(config.path) if classify_path(path) is Kind.PREPARED]
 
 
 def _folder_of(path: str) -> str:
     """The folder of a data file; empty for what is none."""
-    return str(Path(path).parent) if path.endswith(FILE_SUFFIXES) else ""
+    if not path.endswith(FILE_SUFFIXES):
+        return ""
+    return path.rpartition("/")[0] if is_url(path) else str(Path(path).parent)
 
 
 def rows_problem(config: SourceConfig, path: str, num_rows: int, where: str) -> Problem:
@@ -164,26 +184,11 @@ def name_sources(configs: Sequence[SourceConfig]) -> list[str]:
 
 
 def derive_name(paths: Sequence[str]) -> str:
-    """The stem of the first file, the last part of a hub id, or what follows `builtin:`."""
+    """The stem of the first file, the last part of a folder or hub id, or what follows `builtin:`."""
     if not paths:
         return "unnamed"
-    first = paths[0].removeprefix(PREFIX)
-    return Path(first).stem if first.endswith(FILE_SUFFIXES) else Path(first).name
-
-
-def _open_path(path: str, config: SourceConfig, format: Format) -> Rows:
-    """The reader that fits a path."""
-    if path.startswith(PREFIX):
-        name = path.removeprefix(PREFIX)
-        return BuiltinRows(name, BUILTINS[name], config.columns)
-    if not path.endswith(FILE_SUFFIXES):
-        return LibraryRows(path, config.split)
-    if not Path(path).is_file():
-        raise DataError(Problem(f"file {path} does not exist", f"source of {path}", "give the path of a file"))
-    try:
-        return (
-            JsonlRows(path) if path.endswith(".jsonl") else ParquetRows(path, format.top_level_columns(config.columns))
-        )
-    except OSError as error:
-        problem = Problem(f"{path} cannot be opened: {error.strerror}", path, "check who may read the file")
-        raise DataError(problem) from None
+    first = paths[0].removeprefix(PREFIX).rstrip("/")
+    if not first.endswith(FILE_SUFFIXES):
+        return Path(first).name
+    # What is left of a pattern is no name for files: `train-{000..009}.tar` is train.
+    return re.split(r"[*?{\[]", Path(first).stem)[0].rstrip("-_.") or Path(first).parent.name or "unnamed"

@@ -1,85 +1,133 @@
 """Rows of a JSON-lines file, reached through a table of line starts.
 
-The file is mapped, not read: memory grows by 16 bytes a line. Blank lines are no rows; line numbers in
-messages count them all the same, as an editor does.
+Blank lines are no rows; line numbers in messages count them all the same, as an editor does.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from vlmforge.data.bad import BadSampleError
+from vlmforge.data.files import open_file, read_range, stamp
+from vlmforge.data.sources.base import RawRow, empty_file_error, read_head, unreadable_error
+from vlmforge.data.sources.index import Table, bytes_to_read, load_table
 from vlmforge.errors import DataError, Problem
 
 _CHUNK_BYTES = 1 << 24
+# A line that holds pictures may be long; the first few of them are looked for in this much.
+_HEAD_BYTES = 1 << 26
+_FIX = "write one JSON object on every line"
 
 
 class JsonlRows:
     """The rows of one `.jsonl` file."""
 
     def __init__(self, path: str) -> None:
-        """Map the file and find its lines.
-
-        Raises:
-            DataError: the file holds no row.
-        """
+        """Remember the file; its lines are found when a row is first asked for."""
         self.path = path
-        if Path(path).stat().st_size == 0:
-            raise empty_file_error(path)
-        with Path(path).open("rb") as file:
-            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._starts, self._line_numbers = self._find_rows()
-        if not len(self._line_numbers):
-            raise empty_file_error(path)
+        self._size = stamp(path).size
+        self._table: Table | None = None
 
     def __len__(self) -> int:
-        """Number of rows."""
-        return len(self._line_numbers)
+        """Number of rows.
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
+        Raises:
+            DataError: there is none.
+        """
+        return len(self._rows)
+
+    def __getitem__(self, i: int) -> RawRow:
         """Row i, counted from 0.
 
         Raises:
-            DataError: the line is no JSON object.
+            BadSampleError: the line is no JSON object.
+            DataError: the file cannot be read.
         """
-        line = int(self._line_numbers[i])
-        raw = self._bytes[int(self._starts[line]) : int(self._starts[line + 1])]
-        fix = "write one JSON object on every line"
+        start = int(self._rows[i, 0])
+        stop = int(self._rows[i + 1, 0]) if i + 1 < len(self._rows) else self._size
         try:
-            row = json.loads(raw)
-        except ValueError as error:
-            raise DataError(Problem(f"the line is no JSON: {error}", self.locate(i), fix)) from None
-        if not isinstance(row, dict):
-            raise DataError(Problem(f"the line holds a {type(row).__name__}, not an object", self.locate(i), fix))
-        return row
+            raw = read_range(self.path, start, stop)
+        except OSError as error:
+            raise unreadable_error(self.path, error) from None
+        return self._parse(raw, self.locate(i))
 
     def locate(self, i: int) -> str:
         """`file:line` of row i, the line counted from 1."""
-        return f"{self.path}:{int(self._line_numbers[i]) + 1}"
+        return f"{self.path}:{int(self._rows[i, 1]) + 1}"
 
-    def _find_rows(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Starts of all lines and the end of the file, and the numbers (from 0) of those with a row."""
-        ends: list[npt.NDArray[np.int64]] = []
-        size = len(self._bytes)
-        for start in range(0, size, _CHUNK_BYTES):
-            chunk = np.frombuffer(self._bytes[start : start + _CHUNK_BYTES], dtype=np.uint8)
-            ends.append(np.flatnonzero(chunk == ord("\n")) + start + 1)
-        starts = np.concatenate([np.zeros(1, np.int64), *ends])
-        if starts[-1] != size:
-            starts = np.append(starts, size)
-        is_row = np.ones(len(starts) - 1, np.bool_)
-        # Nearly every line starts with a brace, so nearly none has to be looked at closer.
-        first_bytes = np.frombuffer(self._bytes, dtype=np.uint8)[starts[:-1]]
-        for line in np.flatnonzero(first_bytes != ord("{")):
-            is_row[line] = bool(self._bytes[int(starts[line]) : int(starts[line + 1])].strip())
-        return starts, np.flatnonzero(is_row)
+    def bytes_to_count(self) -> int:
+        """All of them, unless the rows are found already."""
+        return bytes_to_read(self.path, "jsonl") if self._table is None else 0
+
+    def head(self, count: int) -> list[RawRow | DataError]:
+        """The first rows, from the start of the file alone."""
+        return read_head(_JsonlHead(self.path), count)
+
+    @property
+    def _rows(self) -> Table:
+        """Start and line number (from 0) of every row."""
+        if self._table is None:
+            self._table = load_table(self.path, "jsonl", 2, self._find_rows)
+            if not len(self._table):
+                raise empty_file_error(self.path)
+        return self._table
+
+    def _find_rows(self) -> Iterator[Table]:
+        """Starts and line numbers, a piece of the file at a time."""
+        offset, line, carry = 0, 0, b""
+        with open_file(self.path) as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                block = carry + chunk
+                cut = block.rfind(b"\n") + 1
+                found, num_lines = _find_lines(block[:cut])
+                yield np.add(found, [offset, line])
+                offset, line, carry = offset + cut, line + num_lines, block[cut:]
+        yield np.add(_find_lines(carry)[0], [offset, line])
+
+    def _parse(self, raw: bytes, where: str) -> dict[str, Any]:
+        """One line."""
+        try:
+            row = json.loads(raw)
+        except ValueError as error:
+            raise BadSampleError(Problem(f"the line is no JSON: {error}", where, _FIX), "unreadable_row") from None
+        if not isinstance(row, dict):
+            what = f"the line holds a {type(row).__name__}, not an object"
+            raise BadSampleError(Problem(what, where, _FIX), "unreadable_row")
+        return row
 
 
-def empty_file_error(path: str) -> DataError:
-    """A file without rows."""
-    return DataError(Problem(f"{path} holds no rows", path, "point the source at a file with data"))
+class _JsonlHead(JsonlRows):
+    """The rows at the start of a file that is too large to be gone through."""
+
+    def _find_rows(self) -> Iterator[Table]:
+        """Whole lines of the first bytes."""
+        with open_file(self.path) as file:
+            block = file.read(_HEAD_BYTES)
+        yield _find_lines(block[: block.rfind(b"\n") + 1])[0]
+
+    @property
+    def _rows(self) -> Table:
+        if self._table is None:
+            self._table = np.concatenate([*self._find_rows()])
+        return self._table
+
+
+def _find_lines(block: bytes) -> tuple[Table, int]:
+    """Start and number of every line with something in it, within a block of whole lines; and how many lines."""
+    if not block:
+        return np.zeros((0, 2), np.int64), 0
+    characters = np.frombuffer(block, dtype=np.uint8)
+    ends = np.flatnonzero(characters == ord("\n")) + 1
+    if not len(ends) or ends[-1] != len(block):
+        ends = np.append(ends, len(block))
+    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
+    # Nearly every line starts with a brace, so nearly none has to be looked at closer.
+    is_row = characters[starts] == ord("{")
+    for line in np.flatnonzero(~is_row):
+        is_row[line] = bool(block[int(starts[line]) : int(ends[line])].strip())
+    lines = np.flatnonzero(is_row)
+    return np.stack([starts[lines], lines], axis=1), len(starts)

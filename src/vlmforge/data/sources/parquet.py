@@ -1,18 +1,21 @@
 """Rows of a Parquet file, decoded a row group at a time.
 
-Decoded groups stay in memory up to `_CACHE_BYTES`. A shuffled file larger than that is decoded again and
-again: such data belongs in JSON lines or in a `datasets` folder.
+Decoded groups of all files together stay in memory up to `_CACHE_BYTES` (and one group, if it alone is larger).
+Shuffled data that is larger than that is decoded again and again: it belongs in JSON lines, in tar shards or in a
+`datasets` folder.
 """
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlmforge.data.sources.jsonl import empty_file_error
+from vlmforge.data.files import is_url, split_url, stamp
+from vlmforge.data.sources.base import RawRow, empty_file_error, read_head
 from vlmforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ class ParquetRows:
         """Read the footer.
 
         Args:
-            path: the file.
+            path: file or address.
             columns: top-level columns to decode; None: all. Those that do not exist are left out.
 
         Raises:
@@ -37,6 +40,8 @@ class ParquetRows:
         """
         self.path = path
         self._file = _open(path)
+        self._process = os.getpid()
+        self._stamp = stamp(path)
         metadata = self._file.metadata
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
@@ -44,13 +49,12 @@ class ParquetRows:
             raise empty_file_error(path)
         existing = self._file.schema_arrow.names
         self._columns = [name for name in existing if columns is None or name in columns]
-        self._cache: OrderedDict[int, pa.Table] = OrderedDict()
 
     def __len__(self) -> int:
         """Number of rows."""
         return int(self._starts[-1])
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
+    def __getitem__(self, i: int) -> RawRow:
         """Row i, counted from 0.
 
         Raises:
@@ -64,22 +68,57 @@ class ParquetRows:
         """`file row N`, counted from 0."""
         return f"{self.path} row {i}"
 
+    def bytes_to_count(self) -> int:
+        """None: the footer has told."""
+        return 0
+
+    def head(self, count: int) -> list[RawRow | DataError]:
+        """The first rows."""
+        return read_head(self, count)
+
     def _load(self, group: int) -> pa.Table:
-        """A decoded row group; the ones used longest ago make room."""
-        if group in self._cache:
-            self._cache.move_to_end(group)
-            return self._cache[group]
+        """A decoded row group."""
+        key = (self.path, self._stamp, group, tuple(self._columns))
+        table = _DECODED.get(key)
+        if table is not None:
+            return table
         import pyarrow as pa
 
+        if is_url(self.path) and self._process != os.getpid():
+            # A connection does not survive the fork of a worker.
+            self._file, self._process = _open(self.path), os.getpid()
         try:
-            # One thread: pyarrow's pool does not survive the fork of a worker.
+            # One thread: pyarrow's pool does not survive the fork either.
             table = self._file.read_row_group(group, columns=self._columns, use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise DataError(_damaged(self.path, f"{self.path} row group {group}", error)) from None
-        self._cache[group] = table
-        while len(self._cache) > 1 and sum(held.nbytes for held in self._cache.values()) > _CACHE_BYTES:
-            self._cache.popitem(last=False)
+        _DECODED.put(key, table)
         return table
+
+
+class _DecodedGroups:
+    """Decoded row groups of all files; the ones used longest ago make room."""
+
+    def __init__(self) -> None:
+        """Nothing is decoded."""
+        self._tables: OrderedDict[Any, pa.Table] = OrderedDict()
+        self._num_bytes = 0
+
+    def get(self, key: Any) -> pa.Table | None:
+        """A group, if it is still there."""
+        if key in self._tables:
+            self._tables.move_to_end(key)
+        return self._tables.get(key)
+
+    def put(self, key: Any, table: pa.Table) -> None:
+        """Keep a group as long as there is room."""
+        self._tables[key] = table
+        self._num_bytes += table.nbytes
+        while len(self._tables) > 1 and self._num_bytes > _CACHE_BYTES:
+            self._num_bytes -= self._tables.popitem(last=False)[1].nbytes
+
+
+_DECODED = _DecodedGroups()
 
 
 def list_schema_paths(path: str) -> list[str]:
@@ -112,6 +151,9 @@ def _open(path: str) -> pq.ParquetFile:
     import pyarrow.parquet as pq
 
     try:
+        if is_url(path):
+            system, inner = split_url(path)
+            return pq.ParquetFile(system.open(inner, "rb"))
         return pq.ParquetFile(path, memory_map=True)
     except pa.ArrowInvalid as error:
         raise DataError(_damaged(path, path, error)) from None

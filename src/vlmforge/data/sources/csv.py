@@ -1,0 +1,134 @@
+"""Rows of a CSV file (commas) or TSV file (tabs) whose first line names the columns.
+
+A quoted field may hold line ends, so rows are found by the csv module and kept in a table of their starts. Every
+value is a string; the encoding is UTF-8, with or without a byte-order mark.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+
+from vlmforge.data.bad import BadSampleError
+from vlmforge.data.files import open_file, read_range, stamp
+from vlmforge.data.sources.base import RawRow, empty_file_error, read_head, unreadable_error
+from vlmforge.data.sources.index import Table, bytes_to_read, load_table
+from vlmforge.errors import DataError, Problem
+
+_PIECE_ROWS = 1 << 16
+# A field may be as long as a text; the module's own limit of 128 KiB is meant for forms.
+_MAX_FIELD_BYTES = 1 << 28
+
+
+class CsvRows:
+    """The rows of one `.csv` or `.tsv` file."""
+
+    def __init__(self, path: str) -> None:
+        """Read the names of the columns.
+
+        Raises:
+            DataError: there is no line, or two columns have one name.
+        """
+        self.path = path
+        self._delimiter = "\t" if path.endswith(".tsv") else ","
+        self._size = stamp(path).size
+        self._table: Table | None = None
+        csv.field_size_limit(_MAX_FIELD_BYTES)
+        self.columns = self._read_columns()
+
+    def __len__(self) -> int:
+        """Number of rows, the first line not counted."""
+        return len(self._rows)
+
+    def __getitem__(self, i: int) -> RawRow:
+        """Row i, counted from 0.
+
+        Raises:
+            BadSampleError: it has more or fewer fields than there are columns.
+        """
+        start = int(self._rows[i, 0])
+        stop = int(self._rows[i + 1, 0]) if i + 1 < len(self._rows) else self._size
+        try:
+            raw = read_range(self.path, start, stop)
+        except OSError as error:
+            raise unreadable_error(self.path, error) from None
+        return self._parse(raw, self.locate(i))
+
+    def locate(self, i: int) -> str:
+        """`file:line` at which row i starts, counted from 1."""
+        return f"{self.path}:{int(self._rows[i, 1]) + 1}"
+
+    def bytes_to_count(self) -> int:
+        """All of them, unless the rows are found already."""
+        return bytes_to_read(self.path, "csv") if self._table is None else 0
+
+    def head(self, count: int) -> list[RawRow | DataError]:
+        """The first rows, from the start of the file alone."""
+        first = CsvRows(self.path)
+        first._table = np.array([*islice(self._iterate_rows(), 1, count + 2)], np.int64).reshape(-1, 2)
+        return read_head(first, count)
+
+    @property
+    def _rows(self) -> Table:
+        """Start and line number (from 0) of every row."""
+        if self._table is None:
+            self._table = load_table(self.path, "csv", 2, self._find_rows)
+            if not len(self._table):
+                raise empty_file_error(self.path)
+        return self._table
+
+    def _find_rows(self) -> Iterator[Table]:
+        """The table in pieces, without the line of names."""
+        rows = islice(self._iterate_rows(), 1, None)
+        while piece := [*islice(rows, _PIECE_ROWS)]:
+            yield np.array(piece, np.int64)
+
+    def _iterate_rows(self) -> Iterator[tuple[int, int]]:
+        """Start and line number of every row that is not blank, the line of names included."""
+        ends = [0]
+
+        def lines() -> Iterator[str]:
+            for line in file:
+                ends.append(ends[-1] + len(line))
+                yield line.decode("utf-8")
+
+        with open_file(self.path) as file:
+            reader, line = csv.reader(lines(), delimiter=self._delimiter), 0
+            try:
+                for fields in reader:
+                    if fields:
+                        yield ends[0], line
+                    del ends[:-1]
+                    line = reader.line_num
+            except (csv.Error, UnicodeDecodeError) as error:
+                where = f"{self.path}:{line + 1}"
+                raise DataError(Problem(f"no row can be read: {error}", where, "write the file as UTF-8")) from None
+
+    def _read_columns(self) -> list[str]:
+        """The names in the first line."""
+        first = [start for start, _ in islice(self._iterate_rows(), 2)]
+        if not first:
+            raise empty_file_error(self.path)
+        raw = read_range(self.path, first[0], first[1] if len(first) > 1 else self._size)
+        names = self._split(raw.removeprefix(b"\xef\xbb\xbf"))
+        if len(set(names)) < len(names) or not all(names):
+            what = f"the first line must name every column once; it is {', '.join(names)}"
+            raise DataError(Problem(what, f"{self.path}:1", "name the columns, for example  image,caption"))
+        return names
+
+    def _split(self, raw: bytes) -> list[str]:
+        """The fields of one row."""
+        lines = raw.decode("utf-8").splitlines(keepends=True)
+        return next(fields for fields in csv.reader(lines, delimiter=self._delimiter) if fields)
+
+    def _parse(self, raw: bytes, where: str) -> RawRow:
+        """The fields by their columns."""
+        fields = self._split(raw)
+        if len(fields) == len(self.columns):
+            return dict(zip(self.columns, fields, strict=True))
+        what = f"the row has {len(fields)} fields, and the first line names {len(self.columns)} columns"
+        fix = 'quote fields that hold commas or line ends, as in  cat.png,"a cat, asleep"'
+        raise BadSampleError(Problem(what, where, fix), "unreadable_row")
