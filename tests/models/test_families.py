@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +16,9 @@ from vlmforge.config.schema import Config, ModelConfig, StageConfig
 from vlmforge.models import FAMILIES
 from vlmforge.models.build import build_on_meta, count_flops_per_token, count_parameters, find_layers
 
-# Accepted by config classes through their base: the fields of earlier files, and one that Qwen3-MoE's layers read.
-LEGACY = {"rope_theta", "rope_scaling", "rope_local_base_freq", "head_dim"}
+# Accepted by config classes through their base: the fields of earlier files, one that Qwen3-MoE's layers read, and ids
+# that Qwen3-VL's files have in their text section.
+LEGACY = {"rope_theta", "rope_scaling", "rope_local_base_freq", "head_dim", "bos_token_id", "eos_token_id"}
 
 # Parameters of the published weights, a tied head counted once; Llama 4's are those of its language model.
 PUBLISHED = {
@@ -24,15 +27,18 @@ PUBLISHED = {
     "gemma1p1_7b": 8_537_680_896,
     "gemma2_2b": 2_614_341_888,
     "gemma3_1b": 999_885_952,
+    "internvl3_1b": 938_193_024,
     "llama3_8b": 8_030_261_248,
     "llama3p1_8b": 8_030_261_248,
     "llama4_scout": 107_769_861_120,
     "mistral_7b_v0p1": 7_241_732_096,
     "mistral_7b_v0p3": 7_248_023_552,
     "qwen2p5_0p5b": 494_032_768,
+    "qwen2p5_vl_3b": 3_754_622_976,
     "qwen3_0p6b": 596_049_920,
     "qwen3_30b_a3b": 30_532_122_624,
     "qwen3_8b": 8_190_735_360,
+    "qwen3_vl_2b": 2_127_532_032,
     "seed_oss_36b": 36_151_104_512,
     "smollm2_135m": 134_515_008,
 }
@@ -49,7 +55,13 @@ def test_a_model_file_has_the_published_number_of_parameters(name: str) -> None:
 
 
 # Those that a token goes through; the others' are all.
-ACTIVE = {"qwen3_30b_a3b": 3_353_032_704, "llama4_scout": 17_172_894_720, "qwen3_0p6b": 596_049_920}
+ACTIVE = {
+    "qwen3_30b_a3b": 3_353_032_704,
+    "llama4_scout": 17_172_894_720,
+    "qwen3_0p6b": 596_049_920,
+    # Its language model's.
+    "qwen3_vl_2b": 1_720_574_976,
+}
 
 
 @pytest.mark.parametrize("name", ACTIVE)
@@ -62,26 +74,34 @@ def test_every_model_with_weights_is_counted() -> None:
     assert {path.stem for path in files if "pretrained:" in path.read_text()} == set(PUBLISHED)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_every_field_is_one_of_the_class(name: str) -> None:
+def levels(name: str) -> list[tuple[Any, Mapping[str, tuple[type, ...]], Mapping[str, Any]]]:
+    """A family's class with its fields and its tiny sizes, and the same of each of its sections."""
     family = FAMILIES[name]
     config = AutoConfig.for_model(family.model_type)
-    known = set(inspect.signature(type(config).__init__).parameters) | set(vars(config)) | LEGACY
-    assert set(family.fields) <= known
-    assert set(family.required) <= set(family.fields)
-    assert set(family.tiny) <= set(family.fields)
+    inner = [(getattr(config, key), fields, family.tiny[key]) for key, fields in family.sections.items()]
+    return [(config, family.fields, family.tiny), *inner]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_field_is_one_of_the_class(name: str) -> None:
+    for config, fields, tiny in levels(name):
+        known = set(inspect.signature(type(config).__init__).parameters) | set(vars(config)) | LEGACY
+        assert set(fields) <= known | {"model_type"}
+        assert set(tiny) <= set(fields)
+    assert set(FAMILIES[name].required) <= set(FAMILIES[name].text_fields)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_default_of_the_class_has_a_type_that_the_family_allows(name: str) -> None:
-    family = FAMILIES[name]
-    config = AutoConfig.for_model(family.model_type)
-    wrong = {
-        field: value
-        for field, types in family.fields.items()
-        if (value := getattr(config, field, None)) is not None and not isinstance(value, types)
-    }
-    assert not wrong
+    for config, fields, _ in levels(name):
+        wrong = {
+            field: value
+            for field, types in fields.items()
+            if field not in FAMILIES[name].sections
+            and (value := getattr(config, field, None)) is not None
+            and not isinstance(value, types)
+        }
+        assert not wrong
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -92,7 +112,9 @@ def test_the_tiny_version_is_the_named_class_and_ties_what_it_says(name: str, is
     model = build_on_meta(config)
     assert type(model).__name__ == FAMILIES[name].architecture
     assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) is is_tied
-    assert len(find_layers(model)) == FAMILIES[name].tiny["num_hidden_layers"]
+    text, vision = model.config.get_text_config(), getattr(model.config, "vision_config", None)
+    num_tower_layers = 0 if vision is None else vision.num_hidden_layers
+    assert len(find_layers(model)) == text.num_hidden_layers + num_tower_layers
     assert set(FAMILIES[name].attentions) >= {"varlen", "eager"}
     assert ("sdpa" in FAMILIES[name].attentions) is type(model)._supports_sdpa
 

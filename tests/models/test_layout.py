@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from tests.support.tiny import EXTRA_FIELDS, TARGETS, make_adapter, make_base
+from tests.support.tiny import EXTRA_FIELDS, TARGETS, load_plain, make_adapter, make_base
 from transformers import AutoModelForCausalLM, Llama4Config, Llama4ForConditionalGeneration, PreTrainedModel
 
 from vlmforge.checkpoint.store import SafetensorsReader
@@ -49,12 +49,12 @@ def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor])
 def test_a_folder_of_transformers_comes_back_with_the_same_names_and_bits(family: str, tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", family)
     model = load(base)
-    plain = AutoModelForCausalLM.from_pretrained(base)
+    plain = load_plain(base)
     assert_equal(dict(model.named_parameters()), dict(plain.named_parameters()))
     assert_equal(dict(model.named_buffers()), dict(plain.named_buffers()))
     exported = export(model, tmp_path / "export")
     assert_equal(weights(exported), weights(base))
-    again = AutoModelForCausalLM.from_pretrained(exported)
+    again = load_plain(exported)
     assert type(again) is type(plain)
     assert_equal(again.state_dict(), plain.state_dict())
 

@@ -21,7 +21,6 @@ from tests.numerics.harness import (
 from tests.support.ranks import start_ranks, wait_for_ranks
 from tests.support.tiny import make_adapter, make_base
 from vlmforge.config.derived import Axes
-from vlmforge.models import FAMILIES
 from vlmforge.parallel.mesh import open_world
 
 GRAD_TOLERANCE = 1e-5
@@ -33,7 +32,7 @@ NORM_TOLERANCE = 2e-5
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Base models, adapters, and the results of all cases, on one process and on two."""
     folder = tmp_path_factory.mktemp("numerics")
-    for family in FAMILIES:
+    for family in {case.family for case in (*CASES, *FAMILY_CASES)}:
         make_adapter(folder / f"{family}-adapter", make_base(folder / family, family))
     ranks = start_ranks("tests.numerics.worker", 2, folder)
     with open_world(Axes(), "cpu", 60.0) as world:

@@ -42,7 +42,9 @@ def family_of(recipe: Path) -> str:
 
 
 def test_every_family_is_trained() -> None:
-    assert {family_of(recipe.path) for recipe in SHIPPED} | set(OWN) == set(FAMILIES)
+    assert {family_of(recipe.path) for recipe in SHIPPED} | set(OWN) == {
+        name for name, family in FAMILIES.items() if family.vision is None
+    }
 
 
 def write_own(folder: Path) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig
 
 from vlmforge.config.chat_templates import CHAT_TEMPLATES
 from vlmforge.config.schema import ModelConfig
 from vlmforge.models import FAMILIES
+from vlmforge.models.build import auto_class
 from vlmforge.models.shape import build_hf_config
 from vlmforge.models.tokenizer import build_byte_tokenizer
 
@@ -45,15 +48,34 @@ EXTRA_FIELDS = {
         "final_logit_softcapping": 3.0,
     },
     "seed_oss": {"attention_dropout": 0.0, "residual_dropout": 0.0},
+    "qwen2_5_vl": {"tie_word_embeddings": True},
+    "qwen3_vl": {"tie_word_embeddings": True},
+    # With norms over queries and keys, as the tower of 6B parameters has them.
+    "internvl": {"tie_word_embeddings": False, "vision_config": {"use_qk_norm": True, "norm_type": "rms_norm"}},
 }
+
+
+def merge(fields: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields with others over them, those of sections too."""
+    both = {name: merge(fields[name], value) for name, value in more.items() if isinstance(fields.get(name), dict)}
+    return {**fields, **more, **both}
+
+
+def load_plain(folder: Path) -> Any:
+    """What plain transformers makes of a folder."""
+    return auto_class(AutoConfig.from_pretrained(folder)).from_pretrained(folder)
 
 
 def make_base(folder: Path, family: str) -> Path:
     """Random weights, larger than usual so that attention and positions matter."""
     torch.manual_seed(0)
-    fields = {**FAMILIES[family].tiny, **EXTRA_FIELDS[family], "initializer_range": 0.1}
+    fields = merge(FAMILIES[family].tiny, EXTRA_FIELDS[family])
+    for section in FAMILIES[family].sections:
+        fields[section] = {**fields[section], "initializer_range": 0.1}
+    if not FAMILIES[family].sections:
+        fields["initializer_range"] = 0.1
     shape = build_hf_config(ModelConfig(family=family, config=fields))
-    model = AutoModelForCausalLM.from_config(shape)
+    model: Any = auto_class(shape).from_config(shape)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.1)
@@ -75,7 +97,7 @@ def make_adapter(folder: Path, base: Path) -> Path:
     """Both matrices random: with peft's zero B the gradient of A would be zero, and prove nothing."""
     torch.manual_seed(1)
     family = base.name
-    model = AutoModelForCausalLM.from_pretrained(base)
+    model = load_plain(base)
     config = LoraConfig(
         r=4,
         lora_alpha=8,

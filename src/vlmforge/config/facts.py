@@ -45,7 +45,27 @@ class FamilyFacts(Protocol):
         ...
 
     @property
-    def groups(self) -> Mapping[str, str]:
+    def sections(self) -> Mapping[str, Mapping[str, tuple[type, ...]]]:
+        """Of a model of text and images, config.json's sections with their fields."""
+        ...
+
+    @property
+    def text_section(self) -> str:
+        """The one that holds the language model's shape; empty where there are none."""
+        ...
+
+    @property
+    def text_fields(self) -> Mapping[str, tuple[type, ...]]:
+        """Fields of the language model."""
+        ...
+
+    @property
+    def image_keys(self) -> Collection[str]:
+        """Keys of `model.image` that have an effect."""
+        ...
+
+    @property
+    def groups(self) -> Mapping[str, Any]:
         """Groups that `stage.trainable` may name."""
         ...
 

@@ -57,10 +57,19 @@ def drop_stated_shape(values: dict[str, Any], origins: Origins, stated: Stated) 
         del model["family"]
         origins.forget("model.family")
     shape = model.get("config")
-    for name in list(shape) if is_section(shape) else ():
-        if stated.says(f"model.config.{name}", origins):
-            del model["config"][name]
-            origins.forget(f"model.config.{name}")
+    if is_section(shape):
+        _drop_stated(shape, "model.config", origins, stated)
+
+
+def _drop_stated(section: dict[str, Any], path: str, origins: Origins, stated: Stated) -> None:
+    """Remove what the group file says, at any depth; a section of which something is left stays."""
+    for name, value in list(section.items()):
+        at = f"{path}.{name}"
+        if is_section(value):
+            _drop_stated(value, at, origins, stated)
+        if stated.says(at, origins) and not (is_section(value) and value):
+            del section[name]
+            origins.forget(at)
 
 
 def is_folder(pretrained: object) -> bool:
@@ -96,19 +105,33 @@ def unwrap(content: dict[str, Any], families: Mapping[str, FamilyFacts]) -> dict
     return content
 
 
+def nest(content: Mapping[str, Any], family: FamilyFacts) -> dict[str, Any]:
+    """A config.json with its language model's fields in the section where its class has them.
+
+    Files of before transformers 5 may have them at the top.
+    """
+    section = family.text_section
+    if not section or section in content:
+        return dict(content)
+    inner = {name: value for name, value in content.items() if name in family.text_fields}
+    return {**{name: value for name, value in content.items() if name not in inner}, section: inner}
+
+
 @dataclass(frozen=True)
 class Shape:
     """The shape of a model before it is built.
 
     Attributes:
         family: name of its family; null when nothing says it.
-        fields: Hugging Face fields, overrides included.
+        fields: Hugging Face fields, overrides included; of a model of text and images those of its language model too.
         reference: fields that belong to the weights, without overrides; empty when they are not known.
+        text_path: where the language model's fields stand: `model.config`, or a section below it.
     """
 
     family: str | None
     fields: Mapping[str, Any]
     reference: Mapping[str, Any]
+    text_path: str = "model.config"
 
 
 def derive_shape(
@@ -125,8 +148,17 @@ def derive_shape(
         reference = read_shape(model.pretrained, families)
         family = family or _family_of(reference, families)
     facts = families.get(family or "")
-    base = {name: value for name, value in reference.items() if facts is not None and name in facts.fields}
-    return Shape(family, {**base, **model.config}, reference)
+    if facts is None:
+        return Shape(family, dict(model.config), reference)
+    reference = nest(reference, facts)
+    fields = {name: value for name, value in reference.items() if name in facts.fields}
+    for name, value in model.config.items():
+        inner = fields.get(name) if name in facts.sections else None
+        fields[name] = {**inner, **value} if is_section(inner) and is_section(value) else value
+    text = fields.get(facts.text_section)
+    if not is_section(text):
+        return Shape(family, fields, reference)
+    return Shape(family, {**fields, **text}, reference, f"model.config.{facts.text_section}")
 
 
 def _family_of(content: Mapping[str, Any], families: Mapping[str, FamilyFacts]) -> str | None:

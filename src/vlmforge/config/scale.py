@@ -13,7 +13,7 @@ from vlmforge.config.facts import FamilyFacts
 from vlmforge.config.origins import Origins
 from vlmforge.config.overrides import Choice, Setting
 from vlmforge.config.plain import is_list, is_section, is_whole_number
-from vlmforge.config.pretrained import SCALE_ORIGIN, is_folder, read_shape
+from vlmforge.config.pretrained import SCALE_ORIGIN, is_folder, nest, read_shape
 
 TINY_SEQ_LEN = 512
 TINY_ROWS = 64
@@ -27,6 +27,8 @@ TINY_MODEL: Mapping[str, Any] = {
     "tokenizer": "builtin:bytes",
     "chat_template": "builtin:chatml",
 }
+# A picture of any size becomes a handful of tokens.
+TINY_IMAGE: Mapping[str, int] = {"min_pixels": 16 * 16, "max_pixels": 64 * 64, "max_tiles": 2}
 TINY_MESH: Mapping[str, Any] = {name: 1 for name in ("dp_replicate", "dp_shard", "tp", "cp", "ep", "pp")}
 TINY_STAGE: Mapping[str, Any] = {
     "micro_batch_size": 1,
@@ -96,6 +98,17 @@ class _Writer:
             section[name] = value
             self.origins.record(f"{path}.{name}", value, SCALE_ORIGIN)
 
+    def merge(self, path: str, new: Mapping[str, Any], *, is_over: bool = True) -> None:
+        """Set keys of a section and of the sections in it, or only those that are not there."""
+        section = self.section(path)
+        if section is None:
+            return
+        for name, value in new.items():
+            if is_section(value) and (section.get(name) is None or is_section(section[name])):
+                self.merge(f"{path}.{name}", value, is_over=is_over)
+            elif is_over or name not in section:
+                self.update(path, {name: value})
+
 
 def _shrink_model(tiny: _Writer, families: Mapping[str, FamilyFacts]) -> None:
     model = tiny.section("model")
@@ -111,19 +124,35 @@ def _shrink_model(tiny: _Writer, families: Mapping[str, FamilyFacts]) -> None:
     if model.get("kernels") == "liger":
         # Triton kernels need CUDA, and a tiny run promises to need none.
         tiny.update("model", {"kernels": "torch"})
+    if family is not None:
+        tiny.update("model.image", {name: TINY_IMAGE[name] for name in family.image_keys})
     shape = tiny.section("model.config")
     if family is None or shape is None:
         return
-    own = {name: value for name, value in content.items() if name in family.fields and name not in shape}
-    tiny.update("model.config", {**own, **family.tiny})
-    for name in family.tiny_drops:
-        shape.pop(name, None)
-        tiny.origins.forget(f"model.config.{name}")
-    _shrink_rope(tiny, shape)
-    _shrink_windows(tiny, shape)
+    tiny.merge("model.config", _known_fields(content, family), is_over=False)
+    tiny.merge("model.config", family.tiny)
+    for path in family.tiny_drops:
+        section, _, name = path.rpartition(".")
+        (shape.get(section, {}) if section else shape).pop(name, None)
+        tiny.origins.forget(f"model.config.{path}")
+    text_path = f"model.config.{family.text_section}".rstrip(".")
+    text = tiny.section(text_path)
+    if text is not None:
+        _shrink_rope(tiny, text, text_path)
+        _shrink_windows(tiny, text, text_path)
 
 
-def _shrink_rope(tiny: _Writer, shape: dict[str, Any]) -> None:
+def _known_fields(content: Mapping[str, Any], family: FamilyFacts) -> dict[str, Any]:
+    """What a recipe could say of a folder's config.json."""
+    fields = {name: value for name, value in nest(content, family).items() if name in family.fields}
+    for section, names in family.sections.items():
+        inner = fields.get(section)
+        if is_section(inner):
+            fields[section] = {name: value for name, value in inner.items() if name in names}
+    return fields
+
+
+def _shrink_rope(tiny: _Writer, shape: dict[str, Any], path: str) -> None:
     """Scaled positions keep their factor, so the length they were scaled from shrinks with the longest one."""
     scaling, longest = shape.get("rope_scaling"), shape.get("max_position_embeddings")
     if not is_section(scaling) or not is_whole_number(longest):
@@ -131,14 +160,14 @@ def _shrink_rope(tiny: _Writer, shape: dict[str, Any]) -> None:
     factor = scaling.get("factor")
     if "original_max_position_embeddings" in scaling and isinstance(factor, int | float) and factor >= 1:
         original = max(1, int(longest / factor))
-        tiny.update("model.config.rope_scaling", {"original_max_position_embeddings": original})
+        tiny.update(f"{path}.rope_scaling", {"original_max_position_embeddings": original})
 
 
-def _shrink_windows(tiny: _Writer, shape: dict[str, Any]) -> None:
+def _shrink_windows(tiny: _Writer, shape: dict[str, Any], path: str) -> None:
     """A model that looks back a window, or sees its chunk only, has one that is shorter than its tiny samples."""
     for name in ("sliding_window", "attention_chunk_size", "floor_scale"):
         if is_whole_number(shape.get(name)):
-            tiny.update("model.config", {name: min(shape[name], TINY_WINDOW)})
+            tiny.update(path, {name: min(shape[name], TINY_WINDOW)})
 
 
 def _folder_shape(pretrained: object, families: Mapping[str, FamilyFacts]) -> dict[str, Any]:

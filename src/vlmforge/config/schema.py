@@ -64,6 +64,31 @@ def key(
 
 
 @dataclass(frozen=True)
+class ImageConfig:
+    """How pictures become tokens; which keys have an effect depends on the family."""
+
+    min_pixels: int | None = key(
+        None,
+        "Smaller pictures are scaled up to this many pixels (Qwen-VL); null: as the folder of `pretrained` says, else "
+        "as published.",
+        minimum=1,
+        example=65536,
+    )
+    max_pixels: int | None = key(
+        None,
+        "Larger pictures are scaled down to this many pixels (Qwen-VL); null: as with min_pixels.",
+        minimum=1,
+        example=1048576,
+    )
+    max_tiles: int | None = key(
+        None,
+        "Most tiles that a picture is cut into, without its thumbnail (InternVL); null: as with min_pixels.",
+        minimum=1,
+        example=6,
+    )
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The model: its family, its weights, its shape, its tokenizer."""
 
@@ -83,6 +108,7 @@ class ModelConfig:
     config: Mapping[str, Any] = key(
         dict, "Shape of the model in Hugging Face's field names, for example `num_hidden_layers`."
     )
+    image: ImageConfig = key(ImageConfig, "How pictures become tokens.")
     tokenizer: str | None = key(
         None, "Hub id or folder of the tokenizer, or `builtin:bytes`; null: the one of `pretrained`."
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from vlmforge.checkpoint.store import SafetensorsReader, list_steps, read_state, step_folder
@@ -19,7 +19,7 @@ from vlmforge.config.schema import Config
 from vlmforge.data.render import find_end_marker
 from vlmforge.errors import CheckpointError, Problem, nearest
 from vlmforge.models.adapters import load_peft_model, read_adapter_config
-from vlmforge.models.build import TORCH_DTYPES, build_on_meta, cast_model, materialise
+from vlmforge.models.build import TORCH_DTYPES, auto_class, build_on_meta, cast_model, materialise
 from vlmforge.models.hub import fetch_folder
 from vlmforge.models.shape import plain_attention
 from vlmforge.models.tokenizer import build_tokenizer, load_tokenizer
@@ -183,8 +183,9 @@ def _load_folder(folder: Path, dtype: torch.dtype, trust: bool) -> tuple[PreTrai
     # Its progress bar counts tensors, line by line in a log.
     transformers_logging.disable_progress_bar()
     try:
-        attention = plain_attention(AutoConfig.from_pretrained(base, trust_remote_code=trust))
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        shape = AutoConfig.from_pretrained(base, trust_remote_code=trust)
+        attention = plain_attention(shape)
+        model: Any = auto_class(shape).from_pretrained(
             base, dtype=dtype, trust_remote_code=trust, use_safetensors=True, attn_implementation=attention
         )
         if is_adapter:

@@ -14,12 +14,14 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 
 from vlmforge.config.schema import Config
 from vlmforge.errors import CheckpointError, ConfigError, Problem
+from vlmforge.models import FAMILIES
 from vlmforge.models.adapters import apply_adapter, base_name, init_adapter, is_adapter, peft_name, read_adapter_config
 from vlmforge.models.attention import VARLEN
+from vlmforge.models.family import Family
 from vlmforge.models.hub import fetch_folder
 from vlmforge.models.layout import match_files
 from vlmforge.models.shape import build_hf_config, find_family
@@ -48,11 +50,10 @@ def build_on_meta(config: Config, is_offline: bool = False) -> PreTrainedModel:
     """
     shape = build_hf_config(config.model, is_offline)
     shape.dtype = TORCH_DTYPES[config.model.dtype]
-    attention = VARLEN if config.model.attention == "varlen" else config.model.attention
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
+        model = auto_class(shape).from_config(
             shape,
-            attn_implementation=attention,
+            attn_implementation=_attention(find_family(shape), config.model.attention),
             dtype=TORCH_DTYPES[config.model.dtype],
         )
     model.tie_weights()
@@ -61,6 +62,21 @@ def build_on_meta(config: Config, is_offline: bool = False) -> PreTrainedModel:
         cast_model(model, TORCH_DTYPES[config.model.dtype])
     _set_trainable(model, config)
     return model
+
+
+def auto_class(shape: PretrainedConfig) -> Any:
+    """The transformers class that builds a model of this config, of a family or not."""
+    sees = any(family.model_type == shape.model_type and family.vision for family in FAMILIES.values())
+    return AutoModelForImageTextToText if sees else AutoModelForCausalLM
+
+
+def _attention(family: Family, attention: str) -> str | dict[str, str]:
+    """The attention of the model, and of a tower, which sees each picture whole whatever the text's samples are."""
+    text = VARLEN if attention == "varlen" else attention
+    if family.vision is None:
+        return text
+    tower = "sdpa" if attention == "varlen" else attention
+    return {"": text, **{section: text if section == family.text_section else tower for section in family.sections}}
 
 
 def check_on_meta(config: Config) -> list[Problem]:
@@ -79,19 +95,24 @@ def check_on_meta(config: Config) -> list[Problem]:
 
 
 def find_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The transformer blocks, which are sharded and recomputed one by one.
+    """The transformer blocks, those of a tower first, which are sharded and recomputed one by one.
 
     Raises:
         ConfigError: the family's path to them matches nothing, so sharding would silently be of another kind.
     """
     family = find_family(model.config)
+    paths = [family.layers] if family.vision is None else [family.vision.layers, family.layers]
+    return [layer for path in paths for layer in _children(model, path, family)]
+
+
+def _children(model: PreTrainedModel, path: str, family: Family) -> list[nn.Module]:
     try:
-        layers = list(model.get_submodule(family.layers).children())
+        layers = list(model.get_submodule(path).children())
     except AttributeError:
         layers = []
     if not layers:
         problem = Problem(
-            f"family {family.name} has no layers at {family.layers} in {type(model).__name__}",
+            f"family {family.name} has no layers at {path} in {type(model).__name__}",
             f"src/vlmforge/models/{family.name}.py",
             "correct the family's `layers`",
         )
@@ -105,9 +126,8 @@ def _set_trainable(model: PreTrainedModel, config: Config) -> None:
     groups = stage.trainable
     if groups is None:
         groups = tuple(family.groups) if stage.adapter is None else ()
-    prefixes = tuple(family.groups[group] for group in groups)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(is_adapter(name) or (bool(prefixes) and name.startswith(prefixes)))
+        parameter.requires_grad_(is_adapter(name) or family.group_of(name) in groups)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         problem = Problem(
             f"stage.trainable = {list(groups)} and no adapter: nothing would be trained",
@@ -146,14 +166,24 @@ def initialise(model: PreTrainedModel, seed: int, only_missing: bool = False) ->
         seed: of the run.
         only_missing: draw only what a weight file does not hold: adapters and buffers.
     """
+    owners = _owners(model)
     for name, module in model.named_modules():
         is_drawn = not only_missing or is_adapter(f"{name}.")
         own = dict(module.named_parameters(recurse=False)) if is_drawn else {}
         own |= dict(module.named_buffers(recurse=False))
         if own:
-            fresh = _draw_module(model, name, module, seed, "cpu" if is_drawn else "meta")
+            fresh = _draw_module(owners[name], name, module, seed, "cpu" if is_drawn else "meta")
             for key, tensor in own.items():
                 copy_full(tensor, getattr(fresh, key))
+
+
+def _owners(model: PreTrainedModel) -> dict[str, PreTrainedModel]:
+    """For each module the innermost model around it, whose rules initialise it: a tower has its own."""
+    owners: dict[str, PreTrainedModel] = {}
+    for name, module in model.named_modules():
+        above = owners.get(name.rpartition(".")[0], model)
+        owners[name] = module if isinstance(module, PreTrainedModel) else above
+    return owners
 
 
 def _draw_module(model: PreTrainedModel, name: str, module: nn.Module, seed: int, device: str) -> nn.Module:
@@ -242,11 +272,15 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 def count_flops_per_token(model: PreTrainedModel) -> int:
     """Operations of a forward and backward pass over a token: 6 for each weight, 4 for each that is frozen.
 
-    Experts are the parameters of three dims, one of them the expert: those count that a token goes through.
+    Experts are the parameters of three dims, one of them the expert: those count that a token goes through. What
+    pictures go through, tower and projector, is left out: how many of them a token stands for differs.
     """
-    shape: Any = model.config
+    family = find_family(model.config)
+    shape: Any = model.config.get_text_config()
     flops = 0
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
+        if family.group_of(name) != "language_model":
+            continue
         weights = parameter.numel()
         if parameter.ndim == 3:
             weights = weights // parameter.shape[0] * shape.num_experts_per_tok

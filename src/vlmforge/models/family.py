@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Family:
         fields: Hugging Face field name to the types a recipe may give; `type(None)` where null is allowed.
         required: fields without which the shape is not known.
         layers: module path of the list of transformer blocks, each an FSDP unit.
-        groups: group of `stage.trainable` to the module path prefix that it names; "" is the whole model.
+        groups: group of `stage.trainable` to the module paths that it names, one or several; a parameter belongs to
+            the group with the longest path around it, and "" is the whole model.
         tiny: `model.config` of the tiny version, merged over the recipe's own fields.
         tiny_drops: fields of a full-size recipe that have no meaning in the tiny version.
         decoder: module path of what turns ids into hidden states, the final norm included.
@@ -32,6 +33,10 @@ class Family:
         fused: experts' matrices that the model holds as one tensor, and its files one by one; see `Fused`.
         rope_by_layer_type: where kinds of layers have rotary bases of their own, the kind and the field of its base.
         wrapper: the image-text model in whose folders this model's weights are published; see `Wrapper`.
+        renamed: prefixes of tensor names in files to those of the model, where they differ; the first that fits.
+        sections: of a model of text and images, config.json's sections with their fields, as `fields` has them.
+        text_section: the one of them that holds the language model's shape; empty where there are none.
+        vision: how it sees; None: text only.
         has_liger: whether `model.kernels` may be liger: the package has kernels for it, and a test puts them in.
     """
 
@@ -41,7 +46,7 @@ class Family:
     fields: Mapping[str, tuple[type, ...]]
     required: tuple[str, ...]
     layers: str
-    groups: Mapping[str, str]
+    groups: Mapping[str, str | tuple[str, ...]]
     tiny: Mapping[str, Any]
     tiny_drops: tuple[str, ...] = field(default=())
     decoder: str = "model"
@@ -51,6 +56,55 @@ class Family:
     rope_by_layer_type: Mapping[str, str] = field(default_factory=dict[str, str])
     wrapper: Wrapper | None = None
     has_liger: bool = False
+    sections: Mapping[str, Mapping[str, tuple[type, ...]]] = field(
+        default_factory=dict[str, Mapping[str, tuple[type, ...]]]
+    )
+    text_section: str = ""
+    renamed: tuple[tuple[str, str], ...] = ()
+    vision: Vision | None = None
+
+    @property
+    def text_fields(self) -> Mapping[str, tuple[type, ...]]:
+        """Fields of the language model."""
+        return self.sections[self.text_section] if self.text_section else self.fields
+
+    def group_of(self, parameter_name: str) -> str:
+        """The group of `stage.trainable` that a parameter belongs to: the one with the longest path around it."""
+        paths = {
+            path: group
+            for group, named in self.groups.items()
+            for path in ((named,) if isinstance(named, str) else named)
+        }
+        around = [path for path in paths if not path or parameter_name.startswith(f"{path}.")]
+        return paths[max(around, key=len)]
+
+    @property
+    def image_keys(self) -> tuple[str, ...]:
+        """Keys of `model.image` that have an effect."""
+        return tuple(self.vision.keys) if self.vision is not None else ()
+
+
+@dataclass(frozen=True)
+class Vision:
+    """How a family sees.
+
+    Attributes:
+        layers: module path of the list of the tower's blocks, each an FSDP unit.
+        rule: how a picture becomes tokens: `native`, in patches of its own size; `tiles`, in squares of one size.
+        keys: keys of `model.image` that have an effect, with what they are where neither the recipe nor a folder
+            says it.
+        mean: of red, green and blue, which is subtracted, where no folder says it.
+        std: of the same, by which is divided.
+        has_mrope: whether positions have three parts, time, row and column, and go on after an image from its
+            longer side.
+    """
+
+    layers: str
+    rule: Literal["native", "tiles"]
+    keys: Mapping[str, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    has_mrope: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,7 +176,7 @@ TEXT_REQUIRED = (
     "num_key_value_heads",
 )
 
-# Two layers, grouped-query attention, and the 261 tokens of `builtin:bytes` rounded up.
+# Two layers, grouped-query attention, and the 264 tokens of `builtin:bytes`.
 TINY_TEXT: Mapping[str, Any] = {
     "vocab_size": 264,
     "hidden_size": 64,
@@ -135,3 +189,15 @@ TINY_TEXT: Mapping[str, Any] = {
     "eos_token_id": 258,
     "pad_token_id": 256,
 }
+
+# The ids that `builtin:bytes` gives to the tokens of images.
+TINY_IMAGE_IDS: Mapping[str, int] = {
+    "vision_start_token_id": 260,
+    "vision_end_token_id": 261,
+    "image_token_id": 262,
+    "video_token_id": 263,
+}
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)

@@ -1,8 +1,9 @@
 """Where a model's tensors are in its files, if not under their own names.
 
-Two families differ: experts that the model holds as one tensor are in a file one by one, and the text part of an
-image-text model has a prefix there. Reading gives each rank its own experts only; writing cuts up a tensor that was
-gathered already. Both follow what transformers reads and writes.
+Some families differ: experts that the model holds as one tensor are in a file one by one, the text part of an
+image-text model has a prefix there, and image-text models have the prefixes of before transformers 5. Reading gives
+each rank its own experts only; writing cuts up a tensor that was gathered already. Both follow what transformers
+reads and writes.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def match_files(
         available: all names in the folder.
     """
     prefix = _prefix(family, available)
-    named = {name.removeprefix(prefix) for name in available if name.startswith(prefix)}
+    in_file = {_rename(family, name.removeprefix(prefix)): name for name in available if name.startswith(prefix)}
+    named = in_file.keys()
     tensors: dict[str, Tensor] = {}
     expected: set[str] = set()
     for name, parameter in parameters.items():
@@ -61,9 +63,9 @@ def match_files(
             tensors |= dict(_split_expert(name, fused, first + index, matrix))
     extra = {name for name in named - expected - aliases if not name.endswith(COMPUTED)}
     return FileTensors(
-        {prefix + name: tensor for name, tensor in tensors.items()},
+        {in_file.get(name, prefix + name): tensor for name, tensor in tensors.items()},
         sorted(prefix + name for name in expected - named),
-        sorted(prefix + name for name in extra),
+        sorted(in_file[name] for name in extra),
     )
 
 
@@ -71,7 +73,7 @@ def split_for_file(family: Family, name: str, tensor: Tensor) -> Iterator[tuple[
     """Names in the file, with views of a full tensor of the model."""
     fused = _find_fused(family, name)
     if fused is None:
-        yield name, tensor
+        yield _name_in_file(family, name), tensor
         return
     for expert, matrix in enumerate(tensor):
         yield from _split_expert(name, fused, expert, matrix)
@@ -82,6 +84,24 @@ def _prefix(family: Family, available: Set[str]) -> str:
     if wrapper is None or not any(name.startswith(wrapper.prefix) for name in available):
         return ""
     return wrapper.prefix
+
+
+def _rename(family: Family, name: str) -> str:
+    """The model's name of a tensor in a file: as it is where it has a prefix of the model's own."""
+    if name.startswith(tuple(prefix for _, prefix in family.renamed)):
+        return name
+    for old, new in family.renamed:
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def _name_in_file(family: Family, name: str) -> str:
+    """The other way: the name that transformers writes."""
+    for old, new in family.renamed:
+        if name.startswith(new):
+            return old + name.removeprefix(new)
+    return name
 
 
 def _find_fused(family: Family, name: str) -> Fused | None:

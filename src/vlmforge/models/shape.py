@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from vlmforge.config.pretrained import unwrap
+from vlmforge.config.pretrained import nest, unwrap
 from vlmforge.config.schema import ModelConfig
 from vlmforge.errors import ConfigError, Problem, one_of
 from vlmforge.models import FAMILIES
@@ -77,16 +77,32 @@ def _family_of_type(model_type: str, where: str) -> Family:
 
 def _build(family: Family, stored: Mapping[str, Any], own: Mapping[str, Any]) -> PretrainedConfig:
     bases = family.rope_by_layer_type
+    if not family.sections:
+        return AutoConfig.for_model(family.model_type, **_merge(stored, own, bases))
+    stored, own = nest(stored, family), nest(own, family)
+    merged = {**stored, **own}
+    for section in family.sections:
+        kept, over = (
+            {name: value for name, value in side.get(section, {}).items() if name not in NOT_FROM_FILES}
+            for side in (stored, own)
+        )
+        merged[section] = _merge(kept, over, bases) if section == family.text_section else {**kept, **over}
+    return AutoConfig.for_model(family.model_type, **merged)
+
+
+def _merge(stored: Mapping[str, Any], own: Mapping[str, Any], bases: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of a language model, one side over the other."""
     stored_rope, stored_rest = _split_rope(stored, bases)
     own_rope, own_rest = _split_rope(own, bases)
     ropes = {kind: _merge_rope(stored_rope[kind], own_rope[kind]) for kind in own_rope}
     if any(ropes.values()):
         own_rest["rope_parameters"] = {kind: rope for kind, rope in ropes.items() if rope} if bases else ropes[""]
-    return AutoConfig.for_model(family.model_type, **{**stored_rest, **own_rest})
+    return {**stored_rest, **own_rest}
 
 
 def _merge_rope(stored: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    # A recipe that states a scaling replaces the stored one; one that states only a base keeps it.
+    # A recipe that states a scaling replaces the stored one; one that states only a base keeps it. Qwen2-VL's files
+    # call positions of three parts a type of scaling.
     kept = {"rope_theta": stored.get("rope_theta")} if "rope_type" in own else stored
     rope = {name: value for name, value in {**kept, **own}.items() if value is not None}
     if rope:
@@ -111,6 +127,7 @@ def _split_rope(
         scaling = dict(rest.pop("rope_scaling") or {"rope_type": "default"})
         # Files of before 2024 say `type`.
         scaling.setdefault("rope_type", scaling.pop("type", "default"))
+        scaling["rope_type"] = "default" if scaling["rope_type"] == "mrope" else scaling["rope_type"]
         rope[next(iter(rope))] |= scaling
     for kind, name in (bases or {"": "rope_theta"}).items():
         if (theta := rest.pop(name, None)) is not None:

@@ -47,7 +47,7 @@ def check_lengths(subject: Subject) -> Iterator[Finding]:
     # A folder's own config.json may name a window that it does not use; a recipe may not.
     own = subject.config.model.config
     switch = fields.get("use_sliding_window", False)
-    if "use_sliding_window" in known[0].fields and own.get("sliding_window") is not None and switch is False:
+    if "use_sliding_window" in known[0].text_fields and own.get("sliding_window") is not None and switch is False:
         yield Finding(
             ("model.config.sliding_window", "model.config.use_sliding_window"),
             f"model.config.sliding_window = {own['sliding_window']} has no effect with use_sliding_window = false",
@@ -58,16 +58,16 @@ def check_lengths(subject: Subject) -> Iterator[Finding]:
 def check_layer_types(subject: Subject) -> Iterator[Finding]:
     """One kind for each layer, each of them a kind of the family, and its window or chunk set."""
     known = _known(subject)
-    if known is None or "layer_types" not in known[0].fields:
+    if known is None or "layer_types" not in known[0].text_fields:
         return
     family, fields = known
-    local = "attention_chunk_size" if "attention_chunk_size" in family.fields else "sliding_window"
+    local = "attention_chunk_size" if "attention_chunk_size" in family.text_fields else "sliding_window"
     kind = "chunked_attention" if local == "attention_chunk_size" else "sliding_attention"
     types = fields.get("layer_types")
     # Unless it says otherwise, a family that has no switch for them has local layers.
-    has_local = kind in types if is_list(types) else "use_sliding_window" not in family.fields
+    has_local = kind in types if is_list(types) else "use_sliding_window" not in family.text_fields
     yield from _check_list(fields, "layer_types", (kind, "full_attention"))
-    is_off = fields.get("use_sliding_window", "use_sliding_window" not in family.fields) is False
+    is_off = fields.get("use_sliding_window", "use_sliding_window" not in family.text_fields) is False
     if has_local and (is_off or (local in fields and fields[local] is None)):
         name = "use_sliding_window" if is_off else local
         fix = "model.config.use_sliding_window=true" if is_off else f"model.config.{local}=4096"
@@ -151,7 +151,7 @@ def check_row_positions(subject: Subject) -> Iterator[Finding]:
     """Where transformers counts chunks and temperatures along the row, a row is one sample or short."""
     known = _known(subject)
     stage, model = subject.config.stage, subject.config.model
-    if known is None or model.attention == "varlen" or "attention_chunk_size" not in known[0].fields:
+    if known is None or model.attention == "varlen" or "attention_chunk_size" not in known[0].text_fields:
         return
     _, fields = known
     names = ["attention_chunk_size"]

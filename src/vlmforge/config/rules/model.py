@@ -9,8 +9,9 @@ from typing import Any, TypeGuard
 
 from vlmforge.config.chat_templates import CHAT_TEMPLATES
 from vlmforge.config.encode import scalar_text
-from vlmforge.config.plain import is_whole_number
-from vlmforge.config.pretrained import derive_shape, is_folder
+from vlmforge.config.facts import FamilyFacts
+from vlmforge.config.plain import is_section, is_whole_number
+from vlmforge.config.pretrained import Shape, derive_shape, is_folder
 from vlmforge.config.rules.finding import Finding, Rule, Subject
 from vlmforge.errors import nearest, one_of
 
@@ -36,6 +37,15 @@ SHAPE_FIELDS = frozenset(
         "moe_layers",
         "interleave_moe_layer_step",
         "tie_word_embeddings",
+        "depth",
+        "num_heads",
+        "patch_size",
+        "spatial_merge_size",
+        "temporal_patch_size",
+        "out_hidden_size",
+        "num_position_embeddings",
+        "image_size",
+        "downsample_ratio",
     }
 )
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -141,34 +151,61 @@ def check_fields(subject: Subject) -> Iterator[Finding]:
     if shape is None or shape.family is None or shape.family not in subject.facts.families:
         return
     family = subject.facts.families[shape.family]
-    for name, value in model.config.items():
-        path = f"model.config.{name}"
-        if name not in family.fields:
-            near = nearest(name, family.fields)
+    yield from _check_level(family.name, "model.config", model.config, family.fields, family.tiny)
+    for section, fields in family.sections.items():
+        values = model.config.get(section)
+        if is_section(values):
+            where = f"{family.name}'s {section}"
+            yield from _check_level(where, f"model.config.{section}", values, fields, family.tiny[section])
+    yield from _check_required(shape, family, is_known=is_folder(model.pretrained))
+
+
+def _check_level(
+    owner: str,
+    at: str,
+    values: Mapping[str, Any],
+    fields: Mapping[str, tuple[type, ...]],
+    tiny: Mapping[str, Any],
+) -> Iterator[Finding]:
+    """The fields of one section."""
+    for name, value in values.items():
+        path = f"{at}.{name}"
+        if name not in fields:
+            near = nearest(name, fields)
             yield Finding(
                 (path,),
-                f"{path} = {scalar_text(value)}: {family.name} has no such field",
-                f"use {one_of([f'model.config.{match}' for match in near])}" if near else f"remove {path}",
+                f"{path} = {scalar_text(value)}: {owner} has no such field",
+                f"use {one_of([f'{at}.{match}' for match in near])}" if near else f"remove {path}",
             )
-        elif not _fits(value, family.fields[name]):
+        elif not _fits(value, fields[name]):
             yield Finding(
                 (path,),
-                f"{path} = {scalar_text(value)} must be {_type_names(family.fields[name])}",
-                f"{path}={scalar_text(_example(family.tiny, name, family.fields[name]))}",
+                f"{path} = {scalar_text(value)} must be {_type_names(fields[name])}",
+                f"{path}={scalar_text(_example(tiny, name, fields[name]))}",
             )
-        elif name in family.required and value < 1:
+
+
+def _check_required(shape: Shape, family: FamilyFacts, *, is_known: bool) -> Iterator[Finding]:
+    """What the shape cannot do without is there, and no count is below 1."""
+    tiny = family.tiny.get(family.text_section, family.tiny)
+    for section in family.sections:
+        if section not in shape.fields and not is_known:
+            path = f"model.config.{section}"
             yield Finding(
-                (path,), f"{path} = {value} must be at least 1", f"{path}={scalar_text(family.tiny.get(name, 1))}"
+                (path, "model.pretrained"),
+                f"{path} is not set, and the shape of a {family.name} model needs it",
+                "choose a model file: model=qwen3_vl_2b",
             )
-    if not is_folder(model.pretrained):
-        for name in family.required:
-            if name not in shape.fields:
-                yield Finding(
-                    (f"model.config.{name}", "model.pretrained"),
-                    f"model.config.{name} is not set, and the shape of a {family.name} model needs it",
-                    f"model.config.{name}={scalar_text(family.tiny.get(name, 1))}, or choose a model file: "
-                    "model=smollm2_135m",
-                )
+    for name in family.required:
+        path, value = f"{shape.text_path}.{name}", shape.fields.get(name)
+        if name not in shape.fields and not is_known:
+            yield Finding(
+                (path, "model.pretrained"),
+                f"{path} is not set, and the shape of a {family.name} model needs it",
+                f"{path}={scalar_text(tiny.get(name, 1))}, or choose a model file: model=smollm2_135m",
+            )
+        elif is_whole_number(value) and value < 1:
+            yield Finding((path,), f"{path} = {value} must be at least 1", f"{path}={scalar_text(tiny.get(name, 1))}")
 
 
 def _fits(value: object, types: tuple[type, ...]) -> bool:
@@ -185,10 +222,11 @@ def _type_names(types: tuple[type, ...]) -> str:
         str: "text",
         dict: "a mapping",
         list: "a list",
+        tuple: "a list",
         type(None): "null",
     }
-    names = [words[item] for item in types if not (item is int and float in types)]
-    return one_of(names)
+    names = dict.fromkeys(words[item] for item in types if not (item is int and float in types))
+    return one_of(list(names))
 
 
 def _example(tiny: Mapping[str, Any], name: str, types: tuple[type, ...]) -> Any:
@@ -202,15 +240,24 @@ def check_shape_of_weights(subject: Subject) -> Iterator[Finding]:
     shape = subject.shape()
     if shape is None or model.init != "pretrained" or model.pretrained is None:
         return
-    for name, value in model.config.items():
-        own = shape.reference.get(name)
-        if name in SHAPE_FIELDS and own != value and type(own) is type(value):
+    for path, value, own in _both(model.config, shape.reference, "model.config"):
+        if path.rpartition(".")[2] in SHAPE_FIELDS and own != value and type(own) is type(value):
             yield Finding(
-                (f"model.config.{name}",),
-                f"model.config.{name} = {scalar_text(value)} does not fit the weights of "
-                f"{model.pretrained}, which have {scalar_text(own)}",
-                f"remove model.config.{name}, or train from random weights: model.init=random",
+                (path,),
+                f"{path} = {scalar_text(value)} does not fit the weights of {model.pretrained}, which have "
+                f"{scalar_text(own)}",
+                f"remove {path}, or train from random weights: model.init=random",
             )
+
+
+def _both(own: Mapping[str, Any], reference: Mapping[str, Any], at: str) -> Iterator[tuple[str, Any, Any]]:
+    """Path, value and reference of every field that both have, those of sections too."""
+    for name, value in own.items():
+        other = reference.get(name)
+        if is_section(value) and is_section(other):
+            yield from _both(value, other, f"{at}.{name}")
+        else:
+            yield f"{at}.{name}", value, other
 
 
 def check_heads(subject: Subject) -> Iterator[Finding]:
@@ -218,25 +265,26 @@ def check_heads(subject: Subject) -> Iterator[Finding]:
     shape = subject.shape()
     if shape is None:
         return
+    at = shape.text_path
     hidden, heads, groups = (
         shape.fields.get(name) for name in ("hidden_size", "num_attention_heads", "num_key_value_heads")
     )
     family = subject.facts.families.get(shape.family or "")
     # A family whose head_dim cannot be null has a default for it.
-    is_free = family is not None and type(None) not in family.fields.get("head_dim", (type(None),))
+    is_free = family is not None and type(None) not in family.text_fields.get("head_dim", (type(None),))
     is_free = is_free or shape.fields.get("head_dim") is not None
     if _is_count(hidden) and _is_count(heads) and hidden % heads and not is_free:
         yield Finding(
-            ("model.config.num_attention_heads", "model.config.hidden_size"),
-            f"model.config.num_attention_heads = {heads} must divide hidden_size = {hidden}, or head_dim must be set",
-            f"model.config.hidden_size={max(1, round(hidden / heads)) * heads}",
+            (f"{at}.num_attention_heads", f"{at}.hidden_size"),
+            f"{at}.num_attention_heads = {heads} must divide hidden_size = {hidden}, or head_dim must be set",
+            f"{at}.hidden_size={max(1, round(hidden / heads)) * heads}",
         )
     if _is_count(heads) and _is_count(groups) and heads % groups:
         works = [str(number) for number in range(1, heads + 1) if heads % number == 0]
         yield Finding(
-            ("model.config.num_key_value_heads", "model.config.num_attention_heads"),
-            f"model.config.num_key_value_heads = {groups} must divide num_attention_heads = {heads}",
-            f"model.config.num_key_value_heads={nearest_number(groups, works)}, one of {', '.join(works)}",
+            (f"{at}.num_key_value_heads", f"{at}.num_attention_heads"),
+            f"{at}.num_key_value_heads = {groups} must divide num_attention_heads = {heads}",
+            f"{at}.num_key_value_heads={nearest_number(groups, works)}, one of {', '.join(works)}",
         )
 
 
@@ -316,6 +364,31 @@ def check_kernels(subject: Subject) -> Iterator[Finding]:
         )
 
 
+def check_image(subject: Subject) -> Iterator[Finding]:
+    """Pictures are counted in pixels or in tiles, as the family sees them, and the least is not above the most."""
+    image, shape = subject.config.model.image, subject.shape()
+    family = subject.facts.families.get(shape.family or "") if shape is not None else None
+    if family is None:
+        return
+    for name in ("min_pixels", "max_pixels", "max_tiles"):
+        value = getattr(image, name)
+        if value is not None and name not in family.image_keys:
+            path = f"model.image.{name}"
+            known = one_of([f"model.image.{key}" for key in family.image_keys]) if family.image_keys else "no images"
+            yield Finding(
+                (path, "model.family"),
+                f"{path} = {value} has no effect on family {family.name}, which takes {known}",
+                f"remove {path}",
+            )
+    least, most = image.min_pixels, image.max_pixels
+    if least is not None and most is not None and least > most:
+        yield Finding(
+            ("model.image.min_pixels", "model.image.max_pixels"),
+            f"model.image.min_pixels = {least} must be at most max_pixels = {most}",
+            f"model.image.min_pixels={most}",
+        )
+
+
 def check_tokenizer(subject: Subject) -> Iterator[Finding]:
     """A tokenizer is built in, a folder or what looks like a hub id, and a chat template is a file."""
     model = subject.config.model
@@ -371,6 +444,7 @@ RULES: tuple[Rule, ...] = (
     check_attention,
     check_revision,
     check_kernels,
+    check_image,
     check_tokenizer,
     check_template,
 )
