@@ -90,10 +90,11 @@ VERBS: Mapping[str, Verb] = {
     "train": Verb(
         "vlmforge.commands.train",
         "validate a recipe, start its ranks, train, save and export",
-        {"recipe": RECIPE},
+        {"recipe": RECIPE, "check_data": CHECK_DATA},
         (
             "train recipe=quickstart",
             "train recipe=smollm2/gsm8k_sft scale=tiny",
+            "train recipe=smollm2/gsm8k_lora launch=slurm launch.num_nodes=2 launch.processes_per_node=8",
             "train recipe=smollm2/gsm8k_lora parallelism.dp_shard=2 run.name=first",
         ),
     ),

@@ -189,7 +189,15 @@ def test_tiny_shrinks_the_length_that_positions_are_scaled_from() -> None:
 
 @pytest.mark.parametrize(
     ("given", "launch", "gpus", "expected"),
-    [(4, {}, 0, 4), (None, {}, 0, 1), (None, {}, 8, 8), (None, {"processes_per_node": 2}, 8, 2)],
+    [
+        (4, {}, 0, 4),
+        (None, {}, 0, 1),
+        (None, {}, 8, 8),
+        (None, {"processes_per_node": 2}, 8, 2),
+        (None, {"num_nodes": 2}, 8, 16),
+        (None, {"num_nodes": 2}, 0, 2),
+        (None, {"num_nodes": 2, "processes_per_node": 4}, 8, 8),
+    ],
 )
 def test_the_number_of_ranks(given: int | None, launch: dict[str, int], gpus: int, expected: int) -> None:
     _, read = decoded(*(f"launch.{name}={value}" for name, value in launch.items()))

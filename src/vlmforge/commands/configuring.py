@@ -81,7 +81,7 @@ def load_config(
             composed.origins,
             facts,
             decoded.bad | composed.missing,
-            RULES + (machine.RULES if runs_here else ()),
+            RULES + (machine.RULES if runs_here and is_local(config, world_size) else ()),
         ),
     ]
     data_problems = _check_data(config, composed.origins) if with_data else []
@@ -122,6 +122,11 @@ def load_settings(request: Request, recipe: str | None = None) -> Config:
     if problems:
         raise ConfigError(problems)
     return decoded.config
+
+
+def is_local(config: Config, world_size: int | None) -> bool:
+    """Whether the ranks of a run are on this machine: it starts them itself, or is one of those that were started."""
+    return config.launch.kind == "local" or world_size is not None
 
 
 def _torchrun_world_size(environ: Mapping[str, str]) -> int | None:

@@ -1,4 +1,4 @@
-"""`vlmforge train`: validate a recipe, start the ranks it needs, train, save, export."""
+"""`vlmforge train`: validate a recipe, start the ranks it needs, here or elsewhere, train, save, export."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import traceback
 from dataclasses import replace
 
 from vlmforge.commands.configuring import LoadedRecipe, load_config
+from vlmforge.commands.launching import hand_over
 from vlmforge.commands.request import Request
 from vlmforge.config.pretrained import SCALE_ORIGIN
 from vlmforge.config.remedies import memory_remedies
 from vlmforge.errors import EXIT_BUG, ConfigError, Problem, VlmforgeError
 from vlmforge.parallel.launch import ERROR_FILE, launch_ranks, report_error
+from vlmforge.parallel.slurm import join_slurm
 
 
 def run(request: Request) -> int:
     """Train the recipe of a request.
 
     Returns:
-        0 when the run is complete, or stopped where it was told to; 130 when it was interrupted and saved.
+        0 when the run is complete, handed over, or stopped where it was told to; 130 when it was interrupted and saved.
 
     Raises:
         VlmforgeError: the recipe, the data, a checkpoint or the training is wrong.
@@ -38,6 +40,7 @@ def run(request: Request) -> int:
 
 
 def _run(request: Request) -> int:
+    join_slurm(os.environ)
     loaded = load_config(request, runs_here=True)
     config = replace(loaded.config, run=replace(loaded.config.run, name=loaded.run_name))
     if config.stage.kind == "generate":
@@ -48,7 +51,10 @@ def _run(request: Request) -> int:
         )
         raise ConfigError(problem)
     _say_what_tiny_leaves_out(loaded)
-    if loaded.batch.world_size > 1 and "WORLD_SIZE" not in os.environ:
+    is_rank = "WORLD_SIZE" in os.environ
+    if config.launch.kind != "local" and not is_rank:
+        return hand_over(request, loaded, config)
+    if loaded.batch.world_size > 1 and not is_rank:
         # What a system kills for is its own memory, which the ranks share, with GPUs or without.
         remedies = memory_remedies(config, loaded.batch, "step", has_gpu=False)
         return launch_ranks(request.words(), loaded.batch.world_size, "; or ".join(remedies))

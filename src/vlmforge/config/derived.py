@@ -65,12 +65,25 @@ def derive_world_size(config: Config, world_size: int | None, num_gpus: int) -> 
     """
     if world_size is not None:
         return world_size
-    launch = config.launch
-    if launch.num_nodes is not None or launch.processes_per_node is not None:
-        return (launch.num_nodes or 1) * (launch.processes_per_node or 1)
+    num_nodes, processes_per_node = derive_nodes(config, num_gpus)
+    return num_nodes * processes_per_node
+
+
+def derive_nodes(config: Config, num_gpus: int) -> tuple[int, int]:
+    """Number of machines, and of processes on each.
+
+    Args:
+        config: what `launch` leaves open follows from the axes: their product, shared among the machines.
+        num_gpus: GPUs of this machine, which stands for all where `dp_shard: -1` leaves the product open; 0 on a CPU.
+    """
+    num_nodes = config.launch.num_nodes or 1
+    if config.launch.processes_per_node is not None:
+        return num_nodes, config.launch.processes_per_node
     rest = num_ranks_beside_shard(config.parallelism)
     shard = config.parallelism.dp_shard
-    return rest * (shard if shard != -1 else max(1, num_gpus // rest))
+    if shard != -1:
+        return num_nodes, max(1, rest * shard // num_nodes)
+    return num_nodes, rest * max(1, num_gpus // rest)
 
 
 def derive_batch(config: Config, world_size: int) -> BatchSizes:

@@ -379,11 +379,62 @@ class EvaluateConfig:
 class LaunchConfig:
     """How the ranks are started."""
 
-    kind: Literal["local"] = key("local", "Who starts the ranks; chosen as a group, `launch=local`.")
+    kind: Literal["local", "slurm", "kubernetes", "print"] = key(
+        "local",
+        "Who starts the ranks, chosen as a group (`launch=slurm`): this command, a Slurm job, a Kubernetes job, or "
+        "nobody: print shows the command.",
+    )
     num_nodes: int | None = key(None, "Machines.", minimum=1, example=1)
     processes_per_node: int | None = key(None, "Ranks on each machine.", minimum=1, example=8)
     device: Literal["auto", "cpu", "cuda"] = key("auto", "Where tensors live; auto: cuda where there is one.")
-    timeout_seconds: float = key(1800.0, "Longest wait of one rank for the others.", above=0)
+    timeout_seconds: float = key(
+        1800.0,
+        "Longest wait of one rank for the others, in a collective or a forward or backward pass; then the run ends "
+        "with a report of where each rank is.",
+        above=0,
+    )
+    preflight_seconds: float = key(
+        300.0,
+        "Longest wait for all ranks to be there and to sum one number, before anything is loaded.",
+        above=0,
+    )
+    submit: bool = key(False, "With slurm and kubernetes: hand the job in (sbatch, kubectl apply) after writing it.")
+    folder: str | None = key(
+        None, "With slurm and kubernetes: where the job and its recipe are written; null: `launch/` in the run folder."
+    )
+    host: str | None = key(
+        None, "With print: name or address of the machine where all meet; null: this machine.", example="10.0.0.1"
+    )
+    port: int = key(29500, "Port at which the machines meet.", minimum=1024, maximum=65535)
+    max_restarts: int = key(
+        0,
+        "How often torchrun starts all ranks again after one has failed; they go on from the last checkpoint.",
+        minimum=0,
+    )
+    cpus_per_node: int | None = key(
+        None,
+        "CPU cores of each machine for the job; null: a whole machine with slurm, no request with kubernetes.",
+        minimum=1,
+        example=16,
+    )
+    image: str | None = key(
+        None,
+        "Container image: of the pods, or for srun --container-image (pyxis); with slurm null: no container.",
+        example="vlmforge:0.1.0",
+    )
+    partition: str | None = key(None, "Slurm partition; null: the cluster's default.", example="gpu")
+    account: str | None = key(None, "Slurm account; null: yours by default.", example="my-project")
+    time_limit: str | None = key(
+        None, "Slurm time limit, as [days-]hours:minutes:seconds; null: the partition's.", example="1-00:00:00"
+    )
+    namespace: str | None = key(None, "Kubernetes namespace; null: that of the context.", example="training")
+    volumes: Mapping[str, str] = key(
+        dict, "Persistent volume claims of Kubernetes to the paths where they are mounted, `{my-claim: /data}`."
+    )
+    manifest: Literal["pytorchjob", "trainjob"] = key(
+        "pytorchjob",
+        "Kind of the Kubernetes job: PyTorchJob (Training Operator v1) or TrainJob (Kubeflow Trainer, 2.2 or newer).",
+    )
 
 
 @dataclass(frozen=True)

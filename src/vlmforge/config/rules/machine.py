@@ -27,4 +27,15 @@ def check_liger(subject: Subject) -> Iterator[Finding]:
         )
 
 
-RULES: tuple[Rule, ...] = (check_liger,)
+def check_nodes(subject: Subject) -> Iterator[Finding]:
+    """This command starts ranks on this machine; the others must be started by somebody else."""
+    num_nodes = subject.config.launch.num_nodes
+    if num_nodes is not None and num_nodes > 1 and subject.facts.world_size is None:
+        yield Finding(
+            ("launch.num_nodes",),
+            f"launch.num_nodes = {num_nodes} with launch.kind = local: this command starts ranks on one machine",
+            "launch=slurm or launch=kubernetes, or launch=print for the command to type on every machine",
+        )
+
+
+RULES: tuple[Rule, ...] = (check_liger, check_nodes)

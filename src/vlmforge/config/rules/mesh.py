@@ -31,13 +31,6 @@ def check_available(subject: Subject) -> Iterator[Finding]:
                 f"{path} = {scalar_text(value)}: {name} is not available in this version",
                 f"{path}={scalar_text(works)}",
             )
-    num_nodes = subject.config.launch.num_nodes
-    if num_nodes is not None and num_nodes > 1:
-        yield Finding(
-            ("launch.num_nodes",),
-            f"launch.num_nodes = {num_nodes}: vlmforge starts ranks on one machine in this version",
-            "launch.num_nodes=1, or start the command with torchrun on every machine",
-        )
 
 
 def check_axes(subject: Subject) -> Iterator[Finding]:

@@ -1,0 +1,206 @@
+"""Runs that are handed over: what is written, that it runs, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.runs import column, environment, write_recipe
+from vlmforge.cli import main
+
+TWO = ("parallelism.dp_shard=2", "launch.num_nodes=2")
+
+# Runs a command once for each task, as many as it is asked for, on this machine.
+SRUN = """\
+#!/bin/bash
+while [[ "$1" == --* ]]; do [[ "$1" == --ntasks=* ]] && tasks="${1#*=}"; shift; done
+for ((task = 0; task < tasks; task++)); do SLURM_PROCID=$task SLURM_NODEID=$task "$@" & done
+code=0
+for job in $(jobs -p); do wait "$job" || code=1; done
+exit $code
+"""
+# Says which words it was given.
+TELL = """\
+#!/usr/bin/env python3
+import json, sys
+print(json.dumps(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    write_recipe(tmp_path)
+    return tmp_path
+
+
+def write_program(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def run_script(here: Path, script: Path, **programs: str) -> subprocess.CompletedProcess[str]:
+    """Run an sbatch script as Slurm's first machine would, with stand-ins for Slurm's programs."""
+    stand_ins = {"scontrol": "#!/bin/bash\necho 127.0.0.1\necho second\n", "srun": SRUN, **programs}
+    for name, text in stand_ins.items():
+        write_program(here / "bin" / name, text)
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "a[1-2]", "PATH": f"{here / 'bin'}:{os.environ['PATH']}"}
+    # From another folder: all paths are absolute.
+    return subprocess.run(
+        ["bash", str(script)],
+        cwd="/",
+        env={**environment(), **job},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def test_the_script_trains_on_two_agents_what_one_process_trains(here: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ("train", "recipe=short.yaml", "stage.max_steps=3", "~data.validation", "checkpointing.export=never")
+    assert main([*words, "run.name=two", "launch=slurm", "launch.device=cpu", f"launch.port={port}", *TWO]) == 0
+    done = run_script(here, here / "runs/two/launch/job.sbatch")
+    assert done.returncode == 0, done.stderr
+    assert "on 2 ranks" in done.stdout
+    assert main([*words, "run.name=one"]) == 0
+    two, one = (column(here / f"runs/{name}", "loss", "grad_norm") for name in ("two", "one"))
+    for ours, theirs in zip(two, one, strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-5)
+
+
+def test_names_with_quotes_reach_the_command_as_they_are(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = here / """it's "a" $HOME `x` run"""
+    home.mkdir()
+    monkeypatch.chdir(home)
+    write_recipe(home)
+    words = ("train", "recipe=short.yaml", "launch=slurm", "launch.image=org/image:1", "launch.time_limit=1-00")
+    assert main([*words, *TWO]) == 0
+    folder = home / "runs/short/launch"
+    script = folder / "job.sbatch"
+    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+    done = run_script(here, script, torchrun=TELL)
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(told) == 2
+    assert told[0][-3:] == ["vlmforge", "train", f"recipe={folder / 'recipe.yaml'}"]
+    assert {"--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:29500"} < set(told[0])
+    directives = [line for line in script.read_text().splitlines() if line.startswith("#SBATCH ")]
+    assert {"#SBATCH --nodes=2", "#SBATCH --gpus-per-node=1", "#SBATCH --time=1-00"} < set(directives)
+    # sbatch takes backslashes in double quotes as a shell takes them.
+    log = next(line for line in directives if "--output" in line).removeprefix("#SBATCH ")
+    assert shlex.split(log) == [f"--output={folder}/slurm-%j.out"]
+
+
+def documents(here: Path, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    launch = ("launch=kubernetes", "launch.num_nodes=3", "launch.processes_per_node=2", "launch.namespace=lab")
+    rest = ("parallelism.dp_shard=-1", "stage.global_batch_size=6", "'launch.volumes={my-claim: /data}'")
+    assert main(["train", "recipe=short.yaml", *launch, *(shlex.split(word)[0] for word in rest), *words]) == 0
+    config_map, job = yaml.safe_load_all((here / "runs/short/launch/job.yaml").read_text())
+    return config_map, job
+
+
+def test_a_pytorch_job_has_what_its_definition_asks_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config_map, job = documents(here)
+    assert "is on no volume" in capsys.readouterr().out
+    assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "PyTorchJob")
+    assert job["metadata"] == {"name": "short", "namespace": "lab"} == config_map["metadata"]
+    replicas = job["spec"]["pytorchReplicaSpecs"]
+    assert {role: replica["replicas"] for role, replica in replicas.items()} == {"Master": 1, "Worker": 2}
+    pod = replicas["Worker"]["template"]["spec"]
+    assert pod == replicas["Master"]["template"]["spec"]
+    (container,) = pod["containers"]
+    # The operator knows the container by its name.
+    assert (container["name"], container["image"]) == ("pytorch", "vlmforge:0.1.0")
+    assert container["resources"] == {"limits": {"nvidia.com/gpu": 2}}
+    assert container["command"][0] == "torchrun"
+    assert {"--nnodes=3", "--nproc-per-node=2", "--rdzv-endpoint=short-master-0:29500"} < set(container["command"])
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounts.keys() == {volume["name"] for volume in pod["volumes"]}
+    claims = {
+        v["name"]: v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if "persistentVolumeClaim" in v
+    }
+    assert {claim: mounts[name] for name, claim in claims.items()} == {"my-claim": "/data"}
+    # The recipe that the pods read is one: nothing of it was lost on the way.
+    assert f"recipe={mounts['recipe']}/recipe.yaml" in container["command"]
+    (here / "from_pod.yaml").write_text(config_map["data"]["recipe.yaml"])
+    assert config_map["data"]["recipe.yaml"] == (here / "runs/short/launch/recipe.yaml").read_text()
+    assert main(["validate", "recipe=from_pod.yaml"]) == 0
+
+
+def test_a_train_job_has_what_its_definition_asks_for(here: Path) -> None:
+    _, job = documents(here, "launch.manifest=trainjob", "launch.device=cpu", "launch.cpus_per_node=4")
+    assert (job["apiVersion"], job["kind"]) == ("trainer.kubeflow.org/v1alpha1", "TrainJob")
+    spec = job["spec"]
+    assert spec["runtimeRef"] == {"name": "torch-distributed"}
+    trainer = spec["trainer"]
+    assert (trainer["numNodes"], trainer["numProcPerNode"]) == (3, 2)
+    assert trainer["resourcesPerNode"] == {"requests": {"cpu": 4}}
+    assert "--rdzv-endpoint=short-node-0-0.short:29500" in trainer["command"]
+    (patch,) = spec["runtimePatches"]
+    (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    pod = node["template"]["spec"]["template"]["spec"]
+    assert patch["manager"]
+    assert node["name"] == pod["containers"][0]["name"] == "node"
+    assert {volume["name"] for volume in pod["volumes"]} == {m["name"] for m in pod["containers"][0]["volumeMounts"]}
+
+
+def test_what_was_written_is_not_overwritten_by_something_else(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("train", "recipe=short.yaml", "launch=slurm")
+    assert main([*words]) == 0
+    assert main([*words]) == 0
+    before = (here / "runs/short/launch/job.sbatch").read_text()
+    assert main([*words, "launch.partition=gpu"]) == 2
+    assert "launch/recipe.yaml is there already" in capsys.readouterr().err
+    assert (here / "runs/short/launch/job.sbatch").read_text() == before
+    assert main([*words, "launch.partition=gpu", "launch.folder=other"]) == 0
+    assert "--partition=gpu\n" in (here / "other/job.sbatch").read_text()
+
+
+def test_a_job_is_handed_in(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("train", "recipe=short.yaml", "launch=slurm", "launch.submit=true")
+    assert main([*words]) == 2
+    assert "needs sbatch, which is not on PATH" in capsys.readouterr().err
+    monkeypatch.setenv("PATH", f"{here / 'bin'}:{os.environ['PATH']}")
+    write_program(here / "bin/sbatch", '#!/bin/bash\n[ -f "$1" ] && echo "Submitted batch job 7: $1"\n')
+    assert main([*words]) == 0
+    assert f"Submitted batch job 7: {here}/runs/short/launch/job.sbatch" in capsys.readouterr().out
+    write_program(here / "bin/sbatch", "#!/bin/bash\necho 'error: invalid partition' >&2\nexit 1\n")
+    assert main([*words]) == 2
+    assert "ended with code 1: error: invalid partition" in capsys.readouterr().err
+
+
+def test_one_machine_cannot_start_the_ranks_of_two(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "recipe=short.yaml", *TWO]) == 2
+    assert "this command starts ranks on one machine" in capsys.readouterr().err
+    # Where it is to be trained elsewhere, the recipe is fine.
+    assert main(["validate", "recipe=short.yaml", "check_data=false", *TWO]) == 0
+
+
+def test_print_shows_a_command_and_does_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["recipe=short.yaml", "launch.host=10.0.0.1", "run.name='two words'", *TWO]
+    assert main(["train", "launch=print", *words]) == 0
+    comment, command = capsys.readouterr().out.split("\n", 1)
+    assert "on each of 2 machines" in comment
+    told = shlex.split(command)
+    assert told[0].endswith("/torchrun")
+    assert {"--nnodes=2", "--nproc-per-node=1", "--rdzv-endpoint=10.0.0.1:29500"} < set(told)
+    assert told[-len(words) - 3 :] == ["-m", "vlmforge", "train", *words][-len(words) - 3 :]
+    assert main(["train", "launch=print", "recipe=short.yaml"]) == 0
+    assert "--standalone" in capsys.readouterr().out
+    assert sorted(path.name for path in here.iterdir()) == ["short.yaml"]
