@@ -6,7 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from vlmforge.config.schema import SourceConfig
-from vlmforge.data.check import check_data, count_rows, count_unpacked_steps, fingerprint_sources
+from vlmforge.data.check import check_data
+from vlmforge.data.fingerprint import fingerprint_sources
+from vlmforge.data.forecast import count_unpacked_steps, open_countable
 
 ROWS = [{"question": f"q{k}", "answer": f"a{k}"} for k in range(10)]
 COLUMNS = {"prompt": "question", "response": "answer"}
@@ -107,9 +109,11 @@ def test_an_empty_file_is_a_problem(make_config, tmp_path):
 def test_rows_are_counted_unless_a_library_would_have_to_load_them(make_config, write_jsonl):
     path = write_jsonl("a.jsonl", ROWS)
     config = make_config(source(path, rows=(2, 9)), source("builtin:text", "text"), max_epochs=2.0)
-    assert count_rows(config) == 71
-    assert count_unpacked_steps(config) == 18
-    assert count_rows(make_config(source("org/set"))) is None
+    blend = open_countable(config)
+    assert blend is not None
+    assert sum(map(len, blend.sources)) == 71
+    assert count_unpacked_steps(config, blend, None) == 18
+    assert open_countable(make_config(source("org/set"))) is None
 
 
 def test_a_fingerprint_changes_with_the_content(make_config, write_jsonl):

@@ -22,6 +22,7 @@ def test_counts_and_shares_by_source():
     state = ledger.as_dict()
     assert state["sources"]["a"] == {
         "samples": 2, "tokens": 10, "label_tokens": 2, "dropped": 0, "truncated": 1, "bad": 0, "share": 2 / 3,
+        "token_share": 2 / 3,
     }  # fmt: skip
     assert (state["sources"]["b"]["dropped"], state["sources"]["b"]["bad"]) == (1, 1)
     assert state["bad_ids"] == ["b#7"]

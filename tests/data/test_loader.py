@@ -13,7 +13,7 @@ SOURCES = (
     SourceConfig(path=("builtin:dates",), format="prompt_response", rows=(0, 50)),
     SourceConfig(path=("builtin:messages",), format="messages", rows=(0, 21)),
 )
-PACKINGS = pytest.mark.parametrize("packing", ["none", "best_fit"])
+PACKINGS = pytest.mark.parametrize("packing", ["none", "best_fit", "knapsack"])
 
 
 def config_of(make_config, packing, *sources, **keys):

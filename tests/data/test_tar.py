@@ -139,7 +139,7 @@ def test_gate_two_looks_at_the_first_samples_only_where_counting_takes_long(tmp_
     good = write_shard(tmp_path / "a-0.tar", [{"json": row} for row in PAIRS])
     columns = {"prompt": "json.prompt"}
     config = SourceConfig(path=(str(tmp_path / "a-*.tar"),), format="prompt_response", columns=columns)
-    monkeypatch.setattr("vlmforge.data.check._MAX_BYTES_TO_COUNT", 0)
+    monkeypatch.setattr("vlmforge.data.forecast._MAX_BYTES_TO_COUNT", 0)
     (problem,) = check_data(make_config(config), {})
     assert "column response is absent; the row has __key__, json.prompt, json.response" in problem.what
     assert "columns: {response: json.response}" in problem.fix

@@ -23,7 +23,9 @@ def run(request: Request) -> int:
     if problems:
         raise ConfigError(problems)
     has_data = request.flag("check_data", default=True)
-    print(describe(loaded, _count_steps(loaded.config) if has_data else loaded.config.stage.max_steps))
+    steps, lines = _look_ahead(loaded.config) if has_data else (loaded.config.stage.max_steps, [])
+    print(describe(loaded, steps))
+    print("".join(f"    {line}\n" for line in lines), end="")
     return EXIT_OK
 
 
@@ -34,11 +36,22 @@ def _check_on_meta(config: Config) -> list[Problem]:
     return check_on_meta(config)
 
 
-def _count_steps(config: Config) -> int | None:
-    """Steps of the run, where files alone tell."""
-    from vlmforge.data.check import count_unpacked_steps
+def _look_ahead(config: Config) -> tuple[int | None, list[str]]:
+    """Steps of the run, where that is known before it starts, and what it draws from each source of a blend."""
+    from vlmforge.data.forecast import count_unpacked_steps, forecast, open_countable
+    from vlmforge.data.lengths import measure_lengths
+    from vlmforge.models.tokenizer import build_tokenizer, is_at_hand
 
-    return count_unpacked_steps(config)
+    blend = open_countable(config)
+    lengths = None
+    if blend is not None and blend.is_mixed and is_at_hand(config.model):
+        lengths = measure_lengths(config, blend.sources, build_tokenizer(config.model))
+    steps = count_unpacked_steps(config, blend, lengths)
+    if blend is None or not blend.is_mixed:
+        return steps, []
+    found = forecast(config, blend, lengths)
+    unknown = ["samples of each source: told when training starts, because the tokenizer is not on this machine"]
+    return steps, unknown if found is None else list(found.lines())
 
 
 def describe(loaded: LoadedRecipe, steps: int | None) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin
 from vlmforge.config.encode import assignment, scalar_text
 from vlmforge.config.origins import Origins
 from vlmforge.config.plain import is_list, is_section, items_of
+from vlmforge.config.recipes import YAML_SUFFIXES
 from vlmforge.config.schema import Config, KeyInfo, KeySpec, keys_of, section_of, walk_keys
 from vlmforge.errors import Problem, nearest, one_of
 
@@ -86,10 +87,12 @@ class _Decoder:
             return spec.default
 
     def _sections(self, schema: type, value: Any, spec: KeySpec) -> Any:
-        """A list of sections, such as the sources of a blend."""
+        """A list of sections, such as the sources of a blend; the YAML file of a blend is a list of one."""
+        if isinstance(value, str) and value.endswith(YAML_SUFFIXES):
+            value = [{"path": value}]
         if not is_list(value):
             fix = f"'{spec.path}=[{{path: data/train.jsonl, format: messages}}]'"
-            self._report(spec.path, value, "must be a list of sources", fix)
+            self._report(spec.path, value, "must be a list of sources, or the .yaml file of an energon blend", fix)
             return ()
         return tuple(self.section(schema, item, f"{spec.path}.{index}") for index, item in enumerate(value))
 

@@ -46,11 +46,17 @@ def encode_absolute(config: Config) -> dict[str, Any]:
             holder[name] = _absolute(holder[name])
     values["run"]["output_dir"] = str(Path(values["run"]["output_dir"]).absolute())
     for blend in ("train", "validation"):
-        for source in values["data"][blend]:
-            source["path"] = [_absolute(path) for path in source["path"]]
-            if source.get("media_root"):
-                source["media_root"] = _absolute(source["media_root"])
+        _make_absolute(values["data"][blend])
     return values
+
+
+def _make_absolute(sources: list[dict[str, Any]]) -> None:
+    """The paths of sources and of those inside them."""
+    for source in sources:
+        source["path"] = [_absolute(path) for path in source["path"]]
+        if source.get("media_root"):
+            source["media_root"] = _absolute(source["media_root"])
+        _make_absolute(source["sources"])
 
 
 def _absolute(path: str) -> str:

@@ -49,6 +49,8 @@ def _type_text(annotation: Any, info: KeyInfo) -> str:
 
 def _words(annotation: Any) -> str:
     origin = get_origin(annotation)
+    if section_of(annotation) is not None:
+        return "list of sources"
     if origin in (Union, types.UnionType):
         return " or ".join(_words(option) for option in get_args(annotation))
     if origin is Literal:

@@ -14,6 +14,7 @@ from vlmforge.config.origins import Origins
 from vlmforge.config.overrides import Choice, Setting
 from vlmforge.config.plain import is_list, is_section, is_whole_number
 from vlmforge.config.pretrained import SCALE_ORIGIN, is_folder, nest, read_shape
+from vlmforge.config.recipes import YAML_SUFFIXES
 
 TINY_SEQ_LEN = 512
 TINY_ROWS = 64
@@ -37,6 +38,8 @@ TINY_STAGE: Mapping[str, Any] = {
     "max_epochs": None,
 }
 TINY_PACKING_WINDOW = 32
+# Ends of a source, beyond the few samples that a tiny run draws from it.
+TINY_SOURCE_END: Mapping[str, Any] = {"max_samples": 1000, "max_epochs": 100.0}
 TINY_EVALUATE: Mapping[str, Any] = {"limit": 2, "every_steps": None}
 WARMUPS = ("warmup_steps", "warmup_samples", "warmup_ratio")
 
@@ -183,9 +186,16 @@ def _folder_shape(pretrained: object, families: Mapping[str, FamilyFacts]) -> di
 def _shrink_blend(tiny: _Writer, blend: str) -> None:
     data = tiny.section("data")
     sources = data.get(blend) if data is not None else None
+    if data is not None and isinstance(sources, str) and sources.endswith(YAML_SUFFIXES):
+        data[blend] = sources = [{"path": sources}]
+    _shrink_sources(tiny, sources, f"data.{blend}")
+
+
+def _shrink_sources(tiny: _Writer, sources: Any, path: str) -> None:
     for index, source in enumerate(sources) if is_list(sources) else ():
         if is_section(source):
-            _shrink_source(tiny, source, f"data.{blend}.{index}")
+            _shrink_source(tiny, source, f"{path}.{index}")
+            _shrink_sources(tiny, source.get("sources"), f"{path}.{index}.sources")
 
 
 def _shrink_source(tiny: _Writer, source: dict[str, Any], path: str) -> None:
@@ -195,9 +205,17 @@ def _shrink_source(tiny: _Writer, source: dict[str, Any], path: str) -> None:
         new["rows"] = _fewer_rows(source.get("rows"))
     elif source.get("format"):
         new["path"] = f"builtin:{source['format']}"
+    elif str(source.get("path")).endswith(YAML_SUFFIXES):
+        # What an energon blend holds is not known before its data sets are opened.
+        new = {"path": "builtin:messages", "format": "messages"}
+    if "path" in new:
         for name in ("rows", "split", "streaming", "media_root"):
             if source.pop(name, None) is not None:
                 tiny.origins.forget(f"{path}.{name}")
+    # Every source is small, and the run ends by its steps.
+    for name in ("max_samples", "max_epochs"):
+        if source.get(name) is not None:
+            new[name] = TINY_SOURCE_END[name]
     source.update(new)
     for name, value in new.items():
         tiny.origins.record(f"{path}.{name}", value, SCALE_ORIGIN)

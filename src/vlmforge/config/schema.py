@@ -21,6 +21,7 @@ SECTIONS = ("run", "checkpointing", "logging", "evaluate")
 IGNORE_INDEX = -100
 
 Dtype = Literal["float32", "bfloat16"]
+WeightUnit = Literal["samples", "tokens", "epochs"]
 
 
 @dataclass(frozen=True)
@@ -164,26 +165,39 @@ class ParallelismConfig:
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """One source of a blend."""
+    """One source of a blend, or a blend inside a blend."""
 
     path: tuple[str, ...] = key(
         tuple,
         "File, pattern or list of them (.jsonl, .parquet, .csv, .tsv, .tar; `*` or `{000..009}`; local or an fsspec "
-        "URL), a folder that energon has prepared, a `datasets` folder or hub id, or `builtin:<name>`.",
+        "URL), a folder that energon has prepared, a `datasets` folder or hub id, `builtin:<name>`, or the YAML file "
+        "of an energon blend.",
         example="data/train.jsonl",
     )
     format: str = key("", "How a row becomes a sample: text, messages or prompt_response.", example="messages")
     name: str | None = key(None, "Name in logs, ledger and sample ids; null: the file's stem.")
-    split: str | None = key(None, "Split of a prepared or `datasets` folder, or of a hub id.", example="train")
+    split: str | None = key(
+        None, "Split of a prepared or `datasets` folder, of a hub id, or of an energon blend.", example="train"
+    )
     streaming: bool = key(
         False, "Read a `datasets` folder or hub id from start to end as it arrives, without a copy on this machine."
     )
     rows: tuple[int, int] | None = key(None, "Use rows [start, stop) only.", example=[0, 1000])
     weight: float | None = key(
         None,
-        "Share of the samples drawn from this source, relative to the others; null: as many as it has rows.",
+        "What this source gives, relative to the others of its list and in the list's `weight_unit`; null: every row "
+        "once an epoch.",
         above=0,
         example=1.0,
+    )
+    max_samples: int | None = key(
+        None,
+        "This source ends after so many samples; the others go on in their proportions.",
+        minimum=1,
+        example=10000,
+    )
+    max_epochs: float | None = key(
+        None, "This source ends after so many passes over its rows; the others go on.", above=0, example=3
     )
     columns: Mapping[str, str] = key(
         dict, "Where the format's fields are, dotted for nested columns, for example `prompt: extra_info.question`."
@@ -199,14 +213,27 @@ class SourceConfig:
     fetch_media: bool = key(
         False, "Fetch images whose rows give an address on the network; false: such samples are bad."
     )
+    sources: tuple[SourceConfig, ...] = key(
+        tuple, "In place of `path`: a list of sources that share this one's weight, with the same keys as here."
+    )
+    weight_unit: WeightUnit | None = key(
+        None, "Unit of the weights in `sources`; null: that of the list around it.", example="samples"
+    )
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """What is trained on, in which order, and what happens to samples that do not fit."""
 
-    train: tuple[SourceConfig, ...] = key(tuple, "Sources to train on.")
-    validation: tuple[SourceConfig, ...] = key(tuple, "Sources for validation loss and tasks, read in file order.")
+    train: tuple[SourceConfig, ...] = key(tuple, "Sources to train on, or the YAML file of an energon blend.")
+    validation: tuple[SourceConfig, ...] = key(
+        tuple, "Sources for validation loss and tasks, read in file order, or the YAML file of an energon blend."
+    )
+    weight_unit: WeightUnit = key(
+        "samples",
+        "What the weights of `train` divide: the samples drawn, their tokens (by mean lengths that are measured when "
+        "training starts), or nothing: a weight is then a number of epochs.",
+    )
     shuffle: bool = key(True, "Shuffle every epoch; false: file order, sources one after the other.")
     seed: int = key(0, "Seed of the order of samples.", minimum=0)
     num_workers: int = key(0, "Processes that prepare samples; 0: the training process itself.", minimum=0)
@@ -294,8 +321,10 @@ class StageConfig:
     )
     adapter: AdapterConfig | None = key(None, "LoRA on the groups that are not in `trainable`; null: none.")
     seq_len: int = key(2048, "Longest sample, and the length of a packed row, in tokens.", minimum=8)
-    packing: Literal["none", "best_fit"] = key(
-        "none", "How samples share rows: not at all, or best-fit within a window of samples."
+    packing: Literal["none", "best_fit", "knapsack"] = key(
+        "none",
+        "How samples share rows within a window: not at all, best fit, or row by row with the longest that fits, as "
+        "Megatron's multimodal training packs.",
     )
     packing_window: int = key(1024, "Consecutive samples that are packed together.", minimum=1)
     micro_batch_size: int = key(1, "Rows per data rank per forward.", minimum=1)
@@ -504,10 +533,10 @@ def section_of(annotation: Any) -> tuple[type, bool] | None:
 
 
 def walk_keys(section: type = Config, prefix: str = "") -> Iterator[KeySpec]:
-    """Every key below a section, outer before inner; sections themselves are not keys."""
+    """Every key below a section, outer before inner; sections are keys only where they hold their own kind."""
     for spec in keys_of(section, prefix).values():
         inner = section_of(spec.type)
-        if inner is None:
+        if inner is None or inner[0] is section:
             yield spec
         else:
             yield from walk_keys(inner[0], f"{spec.path}.N" if inner[1] else spec.path)

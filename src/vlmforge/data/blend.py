@@ -4,9 +4,11 @@ A pure function of (data config, seed, n), so that ranks, workers and restarts c
 reached at once. Nothing of the size of the data is kept in memory.
 
 1. Sources without weights are one list of rows, permuted anew every epoch: each row comes once an epoch.
-2. Sources with weights share the stream by a tree of two-way splits; each source is permuted by its own
-   epochs. An epoch of such a blend is as many samples as the sources have rows together.
-3. `shuffle: false` is file order, sources one after the other.
+2. Sources with weights share the stream by a tree of two-way splits, blends inside blends being branches of it; each
+   source is permuted by its own epochs.
+3. A source with an end is in the tree until it is used up; from there on another tree shares the stream among those
+   that are left. There are as many trees as such ends, whatever the length of the stream.
+4. `shuffle: false` is file order, sources one after the other.
 
 Permutations are Feistel networks over the next power of four, walked until they land inside (Black and
 Rogaway 2002, "Ciphers with arbitrary finite domains").
@@ -18,71 +20,86 @@ import bisect
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from itertools import accumulate
 
+from vlmforge.data.phases import Phase, Share, SourceShare, count_drawn, list_sources, plan_phases, walk
 from vlmforge.errors import ConfigError, Problem
+
+__all__ = ["SampleOrder", "SourceShare", "count_samples", "permute"]
 
 _ROUNDS = 6
 
 
-@dataclass(frozen=True)
-class SourceShare:
-    """What the order needs to know of a source.
-
-    Attributes:
-        name: keys its permutation.
-        num_rows: how many rows it has.
-        weight: its share relative to the others; None: as many samples as rows.
-    """
-
-    name: str
-    num_rows: int
-    weight: float | None
-
-
 class SampleOrder:
-    """Maps a sample number n to (source, row)."""
+    """Maps a sample number n to (source, row); sources are numbered as they come, those in groups too."""
 
-    def __init__(self, shares: Sequence[SourceShare], seed: int, is_shuffled: bool) -> None:
+    def __init__(
+        self, shares: Sequence[Share], seed: int, is_shuffled: bool, samples_per_epoch: int | None = None
+    ) -> None:
         """Prepare the order.
 
         Args:
             shares: the sources, in the order of the recipe.
             seed: `data.seed`.
             is_shuffled: `data.shuffle`.
+            samples_per_epoch: of the blend; None: rows of all sources together.
 
         Raises:
             ConfigError: some sources have a weight and others none, or weights meet file order.
         """
-        self._shares = tuple(shares)
+        self._sources = tuple(list_sources(shares))
         self._seed = seed
         self._is_shuffled = is_shuffled
-        self._ends = tuple(accumulate(share.num_rows for share in shares))
-        weights = [share.weight for share in shares if share.weight is not None]
-        if weights and (len(weights) < len(shares) or not is_shuffled):
+        self._ends = tuple(accumulate(source.num_rows for source in self._sources))
+        self.samples_per_epoch = samples_per_epoch or self._ends[-1]
+        has_weights = any(share.weight is not None for share in shares)
+        if has_weights and (any(share.weight is None for share in shares) or not is_shuffled):
             raise ConfigError(_weights_problem(is_shuffled))
-        self._tree = _build_tree([Fraction(str(weight)) for weight in weights], 0) if weights else None
+        self._phases = tuple(plan_phases(shares)) if has_weights else ()
+        self._phase_starts = tuple(phase.start for phase in self._phases)
 
     @property
-    def samples_per_epoch(self) -> int:
-        """Rows of all sources together."""
-        return self._ends[-1]
+    def num_samples(self) -> int | None:
+        """Length of the stream where every source ends; None: it goes on for ever."""
+        return self._phases[-1].start if self._phases and self._phases[-1].tree is None else None
 
     def __call__(self, n: int) -> tuple[int, int]:
         """The number of the source and the row in it, of sample n counted from 0."""
-        if self._tree is None:
+        if not self._phases:
             epoch, position = divmod(n, self._ends[-1])
             if self._is_shuffled:
                 position = permute(position, self._ends[-1], f"{self._seed}/{epoch}")
             source = bisect.bisect_right(self._ends, position)
             return source, position - (self._ends[source - 1] if source else 0)
-        source, m = _walk(self._tree, n)
-        share = self._shares[source]
-        epoch, position = divmod(m, share.num_rows)
+        phase = self._phase_of(n)
+        assert phase.tree is not None, f"sample {n} is beyond the end of the stream"
+        source, m = walk(phase.tree, n - phase.start)
+        share = self._sources[source]
+        epoch, position = divmod(m + phase.used[source], share.num_rows)
         return source, permute(position, share.num_rows, f"{self._seed}/{epoch}/{share.name}")
+
+    def count(self, n: int) -> tuple[int, ...]:
+        """How many of the first n samples come from each source; in a part of a shuffled epoch, about how many."""
+        if not self._phases:
+            epochs, rest = divmod(n, self._ends[-1])
+            return tuple(epochs * source.num_rows + self._count_rest(k, rest) for k, source in enumerate(self._sources))
+        phase = self._phase_of(n)
+        if phase.tree is None:
+            return phase.used
+        drawn = dict(count_drawn(phase.tree, n - phase.start))
+        return tuple(used + drawn.get(source, 0) for source, used in enumerate(phase.used))
+
+    def _count_rest(self, source: int, rest: int) -> int:
+        """Samples of a source among the first `rest` of an epoch without weights."""
+        num_rows = self._sources[source].num_rows
+        if self._is_shuffled:
+            return round(Fraction(rest * num_rows, self._ends[-1]))
+        return min(num_rows, max(0, rest - (self._ends[source] - num_rows)))
+
+    def _phase_of(self, n: int) -> Phase:
+        return self._phases[bisect.bisect_right(self._phase_starts, n) - 1]
 
 
 def count_samples(max_epochs: float, samples_per_epoch: int) -> int:
@@ -104,46 +121,6 @@ def _weights_problem(is_shuffled: bool) -> Problem:
         "data.shuffle",
         "data.shuffle=true, or leave the weights out",
     )
-
-
-@dataclass(frozen=True)
-class _Split:
-    """A node of the tree: of m samples, the nearest integer to m x share go left, the others right."""
-
-    share: Fraction
-    left: _Split | int
-    right: _Split | int
-
-    def count_left(self, m: int) -> int:
-        """How many of the first m samples go left."""
-        numerator, denominator = self.share.numerator, self.share.denominator
-        return (2 * m * numerator + denominator) // (2 * denominator)
-
-
-def _build_tree(weights: Sequence[Fraction], first: int) -> _Split | int:
-    """A tree over sources first, first + 1, ...; halving keeps it shallow, and rounding errors with it.
-
-    A node is off by half a sample at most and hands its parent's error down in proportion, so that up to four
-    sources are never off by a whole sample, and 2^d never by d/2.
-    """
-    if len(weights) == 1:
-        return first
-    middle = (len(weights) + 1) // 2
-    left, right = weights[:middle], weights[middle:]
-    return _Split(
-        sum(left, Fraction()) / sum(weights, Fraction()),
-        _build_tree(left, first),
-        _build_tree(right, first + middle),
-    )
-
-
-def _walk(node: _Split | int, n: int) -> tuple[int, int]:
-    """The source of sample n, and how many samples of that source come before it."""
-    while isinstance(node, _Split):
-        before = node.count_left(n)
-        is_left = node.count_left(n + 1) > before
-        node, n = (node.left, before) if is_left else (node.right, n - before)
-    return node, n
 
 
 def permute(position: int, size: int, key: str) -> int:

@@ -13,34 +13,24 @@ from functools import partial
 from pathlib import Path
 
 from vlmforge.config.schema import Config, SourceConfig
-from vlmforge.data.blend import count_samples
+from vlmforge.config.sources import BLENDS
 from vlmforge.data.builtin import BUILTINS, PREFIX
-from vlmforge.data.fingerprint import fingerprint_sources
+from vlmforge.data.forecast import is_countable, is_openable
 from vlmforge.data.formats import FORMATS
 from vlmforge.data.formats.base import advise_column
+from vlmforge.data.leaves import Group, Leaf
 from vlmforge.data.locations import FILE_SUFFIXES, Kind, classify_path, expand_paths
+from vlmforge.data.mixture import name_leaves
 from vlmforge.data.sample import Sample
-from vlmforge.data.sources import (
-    ENERGON,
-    Source,
-    build_reading,
-    name_sources,
-    open_parts,
-    open_source,
-    rows_problem,
-)
+from vlmforge.data.sources import ENERGON, Source, build_reading, open_parts, open_source, rows_problem
 from vlmforge.data.sources.base import RawRow, Rows
 from vlmforge.data.sources.parquet import list_schema_paths
 from vlmforge.data.sources.source import Reading
+from vlmforge.data.tree import BlendBuilder
 from vlmforge.errors import DataError, Problem, nearest, one_of
 
-__all__ = ["check_data", "count_rows", "count_unpacked_steps", "fingerprint_sources"]
-
-BLENDS = ("train", "validation")
 # Rows that are parsed on trial.
 _NUM_FIRST_ROWS = 4
-# Files are gone through to count their rows only as long as it takes seconds.
-_MAX_BYTES_TO_COUNT = 1 << 30
 
 
 def check_data(config: Config, origins: Mapping[str, str]) -> list[Problem]:
@@ -50,54 +40,52 @@ def check_data(config: Config, origins: Mapping[str, str]) -> list[Problem]:
         config: the recipe; sources whose path or format gate 1 refuses are passed over.
         origins: dotted path to where it was said, such as `data.train.0.path`.
     """
+    builder = BlendBuilder()
     problems: list[Problem] = []
     for blend in BLENDS:
-        sources: tuple[SourceConfig, ...] = getattr(config.data, blend)
-        for k, (source, name) in enumerate(zip(sources, name_sources(sources), strict=True)):
-            if source.path and source.format in FORMATS:
-                check = _SourceCheck(source, name, f"data.{blend}.{k}", origins, config.data.on_bad_sample)
-                problems.extend(check.problems())
-    return problems
+        group = builder.build(config.data, blend)
+        for leaf, name in name_leaves(group):
+            if leaf.source.path and leaf.source.format in FORMATS:
+                problems.extend(_LeafCheck(leaf, name, origins, config.data.on_bad_sample).problems())
+        if blend == "train":
+            problems.extend(_check_file_order(config, group, origins))
+    return [*(_name_origin(problem, origins) for problem in builder.problems), *problems]
 
 
-def count_rows(config: Config) -> int | None:
-    """Rows of `data.train`; None where it would take long to know, or a library, such as for a hub id.
-
-    Raises:
-        DataError: a file cannot be opened.
-    """
-    total = 0
-    for source, name in zip(config.data.train, name_sources(config.data.train), strict=True):
-        if not _is_openable(source) or not _is_countable(open_parts(source, build_reading(source, name))):
-            return None
-        total += len(open_source(source, name))
-    return total
+def _name_origin(problem: Problem, origins: Mapping[str, str]) -> Problem:
+    """A problem whose place is a dotted path, with the line where that was said."""
+    return replace(problem, where=_find_origin(f"{problem.where}.path", origins) or problem.where)
 
 
-def count_unpacked_steps(config: Config) -> int | None:
-    """Steps of the training as far as they are known without a tokenizer; None with packing or uncounted rows."""
-    max_steps = config.stage.max_steps
-    if config.stage.max_epochs is None:
-        return max_steps
-    num_rows = count_rows(config)
-    if num_rows is None or config.stage.packing != "none":
-        return None
-    num_samples = count_samples(config.stage.max_epochs, num_rows)
-    steps = -(-num_samples // config.stage.global_batch_size)
-    return steps if max_steps is None else min(steps, max_steps)
+def _find_origin(path: str, origins: Mapping[str, str]) -> str | None:
+    """Where a key was said, or the nearest section around it."""
+    while path:
+        if path in origins:
+            return origins[path]
+        path = path.rpartition(".")[0]
+    return None
 
 
-class _SourceCheck:
+def _check_file_order(config: Config, group: Group, origins: Mapping[str, str]) -> Iterator[Problem]:
+    """Weights of an energon blend, which gate 1 does not see, need mixing."""
+    if not config.data.shuffle and group.is_mixed and any(leaf.where is not None for leaf in group.leaves()):
+        yield Problem(
+            "data.shuffle = false reads sources one after the other, so the weights of a blend have no effect",
+            origins.get("data.shuffle", "data.shuffle"),
+            "data.shuffle=true",
+        )
+
+
+class _LeafCheck:
     """The checks of one source."""
 
-    def __init__(
-        self, source: SourceConfig, name: str, at: str, origins: Mapping[str, str], on_bad_sample: str
-    ) -> None:
-        """Take the source, its name and its dotted path."""
-        self._source = source
-        self._paths = expand_paths(source.path)
+    def __init__(self, leaf: Leaf, name: str, origins: Mapping[str, str], on_bad_sample: str) -> None:
+        """Take the source and its name."""
+        self._leaf = leaf
+        self._source = leaf.source
+        self._paths = expand_paths(leaf.source.path)
         self._name = name
-        self._at = at
+        self._at = leaf.at
         self._origins = origins
         self._on_bad_sample = on_bad_sample
 
@@ -106,11 +94,11 @@ class _SourceCheck:
         try:
             found = [*self._check_patterns(), *(problem for path in self._paths for problem in self._check_path(path))]
             found.extend(self._check_split())
-            if found or not _is_openable(self._source):
+            if found or not is_openable(self._source):
                 return found
             reading = build_reading(self._source, self._name)
             parts = open_parts(self._source, reading)
-            if not _is_countable(parts):
+            if not is_countable(parts):
                 return self._check_head(reading, parts[0])
             opened = open_source(self._without_rows(), self._name)
         except DataError as error:
@@ -232,24 +220,11 @@ class _SourceCheck:
         return Problem(f"{self._at}: {problem.what}", where, problem.fix)
 
     def _where(self, key: str) -> str:
-        """Where a key of the source was said, or the nearest section around it."""
-        path = f"{self._at}.{key}"
-        while path:
-            if path in self._origins:
-                return self._origins[path]
-            path = path.rpartition(".")[0]
-        return getattr(self._origins, "fallback", self._at)
-
-
-def _is_openable(source: SourceConfig) -> bool:
-    """Whether all paths can be opened without the datasets library."""
-    kinds = {classify_path(path) for path in expand_paths(source.path)}
-    return bool(kinds) and kinds <= {Kind.FILE, Kind.BUILTIN, Kind.PREPARED}
-
-
-def _is_countable(parts: Sequence[tuple[Rows, str]]) -> bool:
-    """Whether the rows of all files are soon counted."""
-    return sum(rows.bytes_to_count() for rows, _ in parts) <= _MAX_BYTES_TO_COUNT
+        """Where a key of the source was said, or the nearest section around it, or its line in an energon blend."""
+        if self._leaf.where is not None:
+            return self._leaf.where
+        found = _find_origin(f"{self._at}.{key}", self._origins)
+        return found or getattr(self._origins, "fallback", self._at)
 
 
 def _advise_path(path: str) -> str:

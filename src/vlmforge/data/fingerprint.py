@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from vlmforge.config.schema import Config
+from vlmforge.config.sources import BLENDS
 from vlmforge.data.files import is_url, stamp
 from vlmforge.data.locations import PREPARED_META, Kind, classify_path, expand_paths
-from vlmforge.data.sources import name_sources
+from vlmforge.data.mixture import name_leaves
+from vlmforge.data.tree import build_blend
 
 _ENDS_BYTES = 1 << 20
 
@@ -20,13 +22,14 @@ def fingerprint_sources(config: Config) -> dict[str, Any]:
         blend: [
             {
                 "name": name,
-                "format": source.format,
-                "rows": list(source.rows) if source.rows else None,
-                "files": [_fingerprint_path(path, source.split) for path in expand_paths(source.path)],
+                "format": leaf.source.format,
+                "rows": list(leaf.source.rows) if leaf.source.rows else None,
+                "named_by": leaf.where,
+                "files": [_fingerprint_path(path, leaf.source.split) for path in expand_paths(leaf.source.path)],
             }
-            for source, name in zip(sources, name_sources(sources), strict=True)
+            for leaf, name in name_leaves(build_blend(config.data, blend))
         ]
-        for blend, sources in (("train", config.data.train), ("validation", config.data.validation))
+        for blend in BLENDS
     }
 
 

@@ -6,7 +6,7 @@ global batch, so all ledgers are equal without talking to each other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -101,11 +101,11 @@ class Ledger:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """For `ledger.json` and checkpoints: the counts, and each source's share of the samples used."""
-        total = sum(counts.samples for counts in self.sources.values())
+        """For `ledger.json` and checkpoints: the counts, and each source's share of the samples and tokens used."""
         return {
             "sources": {
-                name: {**asdict(counts), "share": counts.samples / total if total else 0.0}
+                name: {**asdict(counts), "share": self._share(counts.samples, "samples")}
+                | {"token_share": self._share(counts.tokens, "tokens")}
                 for name, counts in sorted(self.sources.items())
             },
             "bad_ids": list(self.bad_ids),
@@ -120,6 +120,23 @@ class Ledger:
             ledger.sources[source] = SourceCounts(**{name: counts[name] for name in names})
         ledger.bad_ids = list(state["bad_ids"])
         return ledger
+
+    def lines(self) -> Iterator[str]:
+        """What came of each source, for people."""
+        width = max(map(len, self.sources), default=0)
+        for name, counts in sorted(self.sources.items()):
+            left_out = "".join(
+                f", {number} {kind}" for kind in ("dropped", "truncated", "bad") if (number := getattr(counts, kind))
+            )
+            yield (
+                f"{name:<{width}}  {self._share(counts.samples, 'samples'):.1%} of the samples, "
+                f"{self._share(counts.tokens, 'tokens'):.1%} of the tokens: {counts.samples} samples{left_out}"
+            )
+
+    def _share(self, number: int, kind: Literal["samples", "tokens"]) -> float:
+        """A number of samples or tokens as a share of all that were used."""
+        total = sum(getattr(counts, kind) for counts in self.sources.values())
+        return number / total if total else 0.0
 
     def _of(self, source: str) -> SourceCounts:
         """The counts of a source."""

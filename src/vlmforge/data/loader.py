@@ -20,8 +20,8 @@ from vlmforge.config.schema import Config
 from vlmforge.data.collate import Batch, collate
 from vlmforge.data.deal import deal_by_tokens, deal_rows
 from vlmforge.data.ledger import Ledger
+from vlmforge.data.mixture import Lengths, open_blend
 from vlmforge.data.sample import Row, Sample
-from vlmforge.data.sources import open_sources
 from vlmforge.data.window import Window, WindowMaker, build_train_windows, build_validation_windows
 from vlmforge.data.workers import iterate_windows
 from vlmforge.errors import DataError, Problem
@@ -164,6 +164,7 @@ def build_train_loader(
     num_data_ranks: int,
     grad_accum_steps: int | None,
     state: Mapping[str, Any] | None = None,
+    lengths: Lengths | None = None,
 ) -> TrainLoader:
     """Open the training data.
 
@@ -174,15 +175,16 @@ def build_train_loader(
         num_data_ranks: how many parts there are; ranks that share one model share a part.
         grad_accum_steps: micro-batches of a step on each rank; None: cut by `stage.max_tokens_per_micro_batch`.
         state: from `TrainLoader.state` or `StepBatch.state`, to go on from; None: from the start.
+        lengths: what weights in tokens rest on; None: measured here if they are needed.
 
     Raises:
         DataError: a source cannot be opened, or the chat template ends no turn.
     """
-    windows = build_train_windows(config, tokenizer)
+    windows = build_train_windows(config, tokenizer, lengths)
     return TrainLoader(windows, config, data_rank, num_data_ranks, grad_accum_steps, state)
 
 
-def num_steps(config: Config, tokenizer: PreTrainedTokenizerBase) -> int:
+def num_steps(config: Config, tokenizer: PreTrainedTokenizerBase, lengths: Lengths | None = None) -> int:
     """Optimizer steps of the whole training: the smaller of `max_steps` and what `max_epochs` comes to.
 
     With packing and `max_epochs` all samples are rendered once, because only that tells how many rows they
@@ -191,16 +193,16 @@ def num_steps(config: Config, tokenizer: PreTrainedTokenizerBase) -> int:
     Args:
         config: the recipe.
         tokenizer: a fast tokenizer.
+        lengths: what weights in tokens rest on; None: measured here if they are needed.
 
     Raises:
         DataError: a sample is bad, or every sample is left out.
     """
     max_steps = config.stage.max_steps
-    if config.stage.max_epochs is None:
+    windows = build_train_windows(config, tokenizer, lengths)
+    if windows.num_samples is None:
         assert max_steps is not None, "a stage without an end passed gate 1"
         return max_steps
-    windows = build_train_windows(config, tokenizer)
-    assert windows.num_samples is not None, "an epoch has an end"
     if config.stage.packing == "none":
         steps = math.ceil(windows.num_samples / config.stage.global_batch_size)
     else:
@@ -261,7 +263,7 @@ def validation_samples(config: Config, limit: int | None) -> list[Sample]:
         DataError: a row cannot be read.
     """
     samples: list[Sample] = []
-    for source in open_sources(config.data.validation):
+    for source in open_blend(config.data, "validation").sources:
         wanted = len(source) if limit is None else min(len(source), limit - len(samples))
         samples.extend(source.sample(i) for i in range(wanted))
     return samples

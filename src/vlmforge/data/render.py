@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from vlmforge.config.schema import Config
 from vlmforge.data.sample import Message, Place, RenderedSample, Sample
 from vlmforge.data.template import (
     TemplateError,
@@ -161,6 +162,20 @@ class Renderer:
         if eos is None:
             raise place.error("the tokenizer has no eos token to end a text with", "choose another model.tokenizer")
         return int(eos)
+
+
+def build_renderer(config: Config, tokenizer: PreTrainedTokenizerBase) -> Renderer:
+    """The renderer of a recipe.
+
+    Raises:
+        DataError: the chat template writes no end marker after an assistant turn.
+    """
+    return Renderer(
+        tokenizer,
+        labels=config.stage.labels,
+        seq_len=config.stage.seq_len,
+        is_truncating=config.data.on_too_long == "truncate",
+    )
 
 
 def render_prompt(

@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vlmforge.config.schema import Config
-from vlmforge.data.blend import SampleOrder, SourceShare, count_samples
+from vlmforge.data.blend import SampleOrder
+from vlmforge.data.forecast import find_stream_end
 from vlmforge.data.ledger import HoleKind, Ledger
-from vlmforge.data.pack import pack_best_fit
-from vlmforge.data.render import Renderer, TooLongError
+from vlmforge.data.lengths import measure_lengths
+from vlmforge.data.mixture import Lengths, open_blend
+from vlmforge.data.pack import PACKINGS
+from vlmforge.data.render import TooLongError, build_renderer
 from vlmforge.data.sample import RenderedSample, Row
-from vlmforge.data.sources import Source, open_sources
+from vlmforge.data.sources import Source
 from vlmforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
@@ -86,16 +89,11 @@ class WindowMaker:
         self._order = order
         self._window_size = window_size
         self._seed = config.data.seed
-        self._is_packed = config.stage.packing != "none"
+        self._pack = PACKINGS.get(config.stage.packing)
         self._seq_len = config.stage.seq_len
         self._on_too_long = config.data.on_too_long
         self._on_bad_sample = config.data.on_bad_sample
-        self._renderer = Renderer(
-            tokenizer,
-            labels=config.stage.labels,
-            seq_len=config.stage.seq_len,
-            is_truncating=config.data.on_too_long == "truncate",
-        )
+        self._renderer = build_renderer(config, tokenizer)
 
     @property
     def num_windows(self) -> int | None:
@@ -119,8 +117,8 @@ class WindowMaker:
             made = self._prepare(n)
             (holes if isinstance(made, Hole) else samples).append(made)  # type: ignore[arg-type]
         rows: list[Row] = [(sample,) for sample in samples]
-        if self._is_packed:
-            packed = pack_best_fit([sample.num_tokens for sample in samples], self._seq_len)
+        if self._pack is not None:
+            packed = self._pack([sample.num_tokens for sample in samples], self._seq_len)
             rows = [tuple(samples[position] for position in positions) for positions in packed]
         return Window(tuple(rows), tuple(holes))
 
@@ -159,25 +157,30 @@ class WindowMaker:
             return Hole(source.name, index, "bad")
 
 
-def build_train_windows(config: Config, tokenizer: PreTrainedTokenizerBase) -> WindowMaker:
-    """The stream of `data.train`, which ends after `stage.max_epochs` if that is set."""
-    sources = open_sources(config.data.train)
-    shares = [
-        SourceShare(source.name, len(source), source_config.weight)
-        for source, source_config in zip(sources, config.data.train, strict=True)
-    ]
-    order = SampleOrder(shares, config.data.seed, config.data.shuffle)
-    max_epochs = config.stage.max_epochs
-    num_samples = None if max_epochs is None else count_samples(max_epochs, order.samples_per_epoch)
+def build_train_windows(
+    config: Config, tokenizer: PreTrainedTokenizerBase, lengths: Lengths | None = None
+) -> WindowMaker:
+    """The stream of `data.train`, which ends after `stage.max_epochs`, or where all its sources end.
+
+    Args:
+        config: the recipe.
+        tokenizer: a fast tokenizer.
+        lengths: measured before, by the run that this one goes on from; None: measured here if weights need them.
+    """
+    blend = open_blend(config.data, "train")
+    if blend.needs_lengths and lengths is None:
+        lengths = measure_lengths(config, blend.sources, tokenizer)
+    order = blend.order(config.data, lengths if blend.needs_lengths else None)
+    num_samples = find_stream_end(config, order)
     is_packed = config.stage.packing != "none"
     window_size = config.stage.packing_window if is_packed else config.stage.global_batch_size
-    return WindowMaker(config, tokenizer, sources, order, window_size, num_samples)
+    return WindowMaker(config, tokenizer, blend.sources, order, window_size, num_samples)
 
 
 def build_validation_windows(config: Config, tokenizer: PreTrainedTokenizerBase) -> WindowMaker:
     """The stream of `data.validation`: file order, once."""
-    sources = open_sources(config.data.validation)
-    order = SampleOrder([SourceShare(source.name, len(source), None) for source in sources], seed=0, is_shuffled=False)
+    blend = open_blend(config.data, "validation")
+    order = blend.file_order()
     return WindowMaker(
-        config, tokenizer, sources, order, config.stage.packing_window, num_samples=order.samples_per_epoch
+        config, tokenizer, blend.sources, order, config.stage.packing_window, num_samples=order.samples_per_epoch
     )

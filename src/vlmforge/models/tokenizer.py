@@ -50,6 +50,12 @@ def build_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def is_at_hand(model: ModelConfig) -> bool:
+    """Whether the tokenizer is built in or in a folder here, so that building it looks nothing up on a hub."""
+    name = model.tokenizer or model.pretrained
+    return name is not None and (name == BYTES or Path(name).is_dir())
+
+
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a Hugging Face folder.
 

@@ -15,7 +15,10 @@ import torch
 
 from vlmforge.config.derived import BatchSizes
 from vlmforge.config.schema import Config
+from vlmforge.data.forecast import forecast_lines
+from vlmforge.data.lengths import measure_train_lengths
 from vlmforge.data.loader import StepBatch, num_steps
+from vlmforge.data.mixture import Lengths
 from vlmforge.errors import EXIT_INTERRUPTED, EXIT_OK
 from vlmforge.models.tokenizer import build_tokenizer
 from vlmforge.observe.memory import peak_memory_gib
@@ -24,7 +27,7 @@ from vlmforge.parallel.mesh import World, open_world
 from vlmforge.parallel.reduce import any_rank
 from vlmforge.train.interrupt import StopWish, watch_signals
 from vlmforge.train.outcome import export, finish, measure_before, save, validate
-from vlmforge.train.run_folder import completed_steps, find_run
+from vlmforge.train.run_folder import completed_steps, find_run, read_lengths
 from vlmforge.train.schedule import lr_factor
 from vlmforge.train.session import Records, Session, open_records, open_session
 from vlmforge.train.shortage import tell_shortage
@@ -49,13 +52,14 @@ def train(config: Config, sizes: BatchSizes) -> int:
     with watch_signals() as wish, open_world(sizes.axes, device, timeout) as world:
         torch.use_deterministic_algorithms(config.run.deterministic)
         tokenizer = build_tokenizer(config.model)
-        total_steps = _count_steps(config, tokenizer, world)
+        lengths = read_lengths(run) or measure_train_lengths(config, tokenizer)
+        total_steps = _count_steps(config, tokenizer, world, lengths)
         if config.checkpointing.resume == "auto" and completed_steps(run) == total_steps:
             _say(world, f"already complete: {run.path} has its {total_steps} steps; run.name=... starts a new run")
             return EXIT_OK
         with Progress(total_steps, every_steps=config.logging.every_steps, enabled=world.is_main) as progress:
             with tell_shortage(config, world, "load", "loading the model"):
-                session = open_session(config, sizes, world, run, tokenizer, total_steps, progress)
+                session = open_session(config, sizes, world, run, tokenizer, total_steps, progress, lengths)
             with open_records(session, progress) as records:
                 return _run(session, records, wish)
 
@@ -75,10 +79,12 @@ def _run(session: Session, records: Records, wish: StopWish) -> int:
     return EXIT_OK
 
 
-def _count_steps(config: Config, tokenizer: PreTrainedTokenizerBase, world: World) -> int:
+def _count_steps(config: Config, tokenizer: PreTrainedTokenizerBase, world: World, lengths: Lengths | None) -> int:
     if config.stage.max_epochs is not None and config.stage.packing != "none":
         _say(world, "counting packed rows ...")
-    return num_steps(config, tokenizer)
+    for line in forecast_lines(config, lengths):
+        _say(world, line)
+    return num_steps(config, tokenizer, lengths)
 
 
 def _say(world: World, text: str) -> None:

@@ -131,6 +131,8 @@ def _say_goodbye(session: Session, records: Records, after: dict[str, Any]) -> N
     losses = [line["loss"] for line in read_metrics(session.run.path / "metrics.jsonl")]
     curve = session.run.path / "loss.png"
     say(f"loss {losses[0]:.4f} at step 1, {losses[-1]:.4f} at step {len(losses)}; curve in {curve}")
+    for line in session.ledger.lines() if len(session.ledger.sources) > 1 else ():
+        say(line)
     prompt = "..."
     for name in session.config.evaluate.tasks:
         if answers := after.get(name, {}).get("answers"):

@@ -134,6 +134,14 @@ def completed_steps(run: RunFolder) -> int | None:
     return None if manifest is None else manifest.get("completed_steps")
 
 
+def read_lengths(run: RunFolder) -> dict[str, tuple[int, int]] | None:
+    """Tokens and samples that sources were measured by when the run began that this one goes on from; None: not."""
+    if run.resume_from is None:
+        return None
+    lengths = (_read_manifest(run.resume_from.resolve().parent.parent) or {}).get("lengths")
+    return None if lengths is None else {name: (tokens, samples) for name, (tokens, samples) in lengths.items()}
+
+
 def _read_manifest(path: Path) -> dict[str, Any] | None:
     """The manifest of a run folder; None where there is no run."""
     try:

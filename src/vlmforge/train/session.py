@@ -15,6 +15,7 @@ from vlmforge.config.schema import Config
 from vlmforge.data.fingerprint import fingerprint_sources
 from vlmforge.data.ledger import Ledger
 from vlmforge.data.loader import TrainLoader, build_train_loader
+from vlmforge.data.mixture import Lengths
 from vlmforge.errors import CheckpointError, Problem
 from vlmforge.generate.load import stop_ids
 from vlmforge.models.build import (
@@ -105,6 +106,7 @@ def open_session(
     tokenizer: PreTrainedTokenizerBase,
     total_steps: int,
     progress: Progress,
+    lengths: Lengths | None,
 ) -> Session:
     """Build the model, load weights and, for a run that goes on, its state; make the run folder."""
     with progress.status("loading the model"):
@@ -116,7 +118,13 @@ def open_session(
             state.restore(run.resume_from)
         _check_not_beyond(run, state.step, total_steps)
     loader = build_train_loader(
-        config, tokenizer, world.data_rank, world.num_data_ranks, sizes.grad_accum_steps, state.data.get("position")
+        config,
+        tokenizer,
+        world.data_rank,
+        world.num_data_ranks,
+        sizes.grad_accum_steps,
+        state.data.get("position"),
+        lengths,
     )
     total, trained = count_parameters(root)
     with progress.status("measuring the machine"):
@@ -132,7 +140,7 @@ def open_session(
     session = Session(
         config, world, run, tokenizer, total_steps, loader, state, ledger, flops_per_token, peak_flops, {}
     )
-    _write_run_folder(session)
+    _write_run_folder(session, lengths)
     return session
 
 
@@ -165,7 +173,7 @@ def build_root(config: Config, world: World) -> LossModel:
     return root.train()
 
 
-def _write_run_folder(session: Session) -> None:
+def _write_run_folder(session: Session, lengths: Lengths | None) -> None:
     """recipe.yaml, manifest.json and, for a LoRA on random weights, the base that the adapter belongs to."""
     config, run = session.config, session.run
     resolved = encode_absolute(config)
@@ -178,7 +186,7 @@ def _write_run_folder(session: Session) -> None:
             chat_template_hash=hash_template(session.tokenizer),
             parent_checkpoint=str(run.resume_from) if run.resume_from else starting_folder(config),
         )
-        write_json(run.manifest, manifest | {"recipe": resolved, "completed_steps": None})
+        write_json(run.manifest, manifest | {"recipe": resolved, "lengths": lengths, "completed_steps": None})
         if run.resume_from is not None and run.resume_from.parent.resolve() == run.checkpoints.resolve():
             drop_after(run.checkpoints, session.state.step)
     barrier()

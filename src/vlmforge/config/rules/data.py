@@ -1,23 +1,19 @@
-"""Rules of `data` that need no file: sources are whole, named apart, and weighted all or not at all."""
+"""Rules of `data` that need no file: what a source must say. How sources are mixed is a matter of `blend.py`."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from vlmforge.config.encode import scalar_text
 from vlmforge.config.rules.finding import Finding, Rule, Subject
 from vlmforge.config.schema import SourceConfig
+from vlmforge.config.sources import is_blend_file, walk_config
 from vlmforge.errors import nearest, one_of
-
-BLENDS = ("train", "validation")
 
 
 def _sources(subject: Subject) -> Iterator[tuple[str, SourceConfig]]:
-    """Every source with its dotted path."""
-    for blend in BLENDS:
-        for index, source in enumerate(getattr(subject.config.data, blend)):
-            yield f"data.{blend}.{index}", source
+    """Every source that has data of its own, with its dotted path."""
+    return ((at, source) for at, source in walk_config(subject.config) if not source.sources)
 
 
 def check_train(subject: Subject) -> Iterator[Finding]:
@@ -49,6 +45,9 @@ def check_formats(subject: Subject) -> Iterator[Finding]:
     formats = subject.facts.formats
     for at, source in _sources(subject):
         if not source.format:
+            # The data sets of an energon blend say themselves what they hold.
+            if is_blend_file(source):
+                continue
             yield Finding((f"{at}.format",), f"{at}.format is not set", f"{at}.format={one_of(sorted(formats))}")
         elif source.format not in formats:
             near = nearest(source.format, formats) or sorted(formats)
@@ -108,44 +107,6 @@ def check_rows(subject: Subject) -> Iterator[Finding]:
             )
 
 
-def check_weights(subject: Subject) -> Iterator[Finding]:
-    """Weights are given for all sources of a blend or for none, and only where sources are mixed."""
-    data = subject.config.data
-    weighted = [index for index, source in enumerate(data.train) if source.weight is not None]
-    if weighted and len(weighted) < len(data.train):
-        missing = next(index for index in range(len(data.train)) if index not in weighted)
-        yield Finding(
-            (f"data.train.{missing}.weight", f"data.train.{weighted[0]}.weight"),
-            f"data.train.{missing}.weight is not set, and data.train.{weighted[0]}.weight is",
-            f"data.train.{missing}.weight=1.0, or remove the weights of all sources",
-        )
-    elif weighted and not data.shuffle:
-        yield Finding(
-            (f"data.train.{weighted[0]}.weight", "data.shuffle"),
-            f"data.train.{weighted[0]}.weight has no effect with data.shuffle = false: sources are read one after "
-            "the other",
-            "remove the weights, or data.shuffle=true",
-        )
-    for index, source in enumerate(data.validation):
-        if source.weight is not None:
-            at = f"data.validation.{index}.weight"
-            yield Finding((at,), f"{at} has no effect: validation data is read in file order", f"remove {at}")
-
-
-def check_names(subject: Subject) -> Iterator[Finding]:
-    """Names tell sources apart in the ledger and in sample ids."""
-    for blend in BLENDS:
-        sources: tuple[SourceConfig, ...] = getattr(subject.config.data, blend)
-        counts = Counter(source.name for source in sources if source.name is not None)
-        seen: set[str] = set()
-        for index, source in enumerate(sources):
-            name = source.name
-            if name is not None and counts[name] > 1 and name in seen:
-                at = f"data.{blend}.{index}.name"
-                yield Finding((at,), f"{at} = {scalar_text(name)} is taken by another source", f"{at}={name}_{index}")
-            seen.add(name or "")
-
-
 def check_bad_ratio(subject: Subject) -> Iterator[Finding]:
     """A limit on skipped samples needs skipping."""
     data = subject.config.data
@@ -164,7 +125,5 @@ RULES: tuple[Rule, ...] = (
     check_formats,
     check_streaming,
     check_rows,
-    check_weights,
-    check_names,
     check_bad_ratio,
 )

@@ -13,6 +13,7 @@ from vlmforge.config.facts import FamilyFacts
 from vlmforge.config.plain import is_section, is_whole_number
 from vlmforge.config.pretrained import Shape, derive_shape, is_folder
 from vlmforge.config.rules.finding import Finding, Rule, Subject
+from vlmforge.config.sources import walk_sources
 from vlmforge.errors import nearest, one_of
 
 # Fields that decide the shape or the number of tensors; weights have theirs already.
@@ -422,10 +423,10 @@ def check_template(subject: Subject) -> Iterator[Finding]:
     model = subject.config.model
     if model.tokenizer not in BUILTIN_TOKENIZERS or model.chat_template is not None:
         return
-    for index, source in enumerate(subject.config.data.train):
+    for at, source in walk_sources(subject.config.data.train, "data.train"):
         if source.format == "messages":
             yield Finding(
-                ("model.chat_template", f"data.train.{index}.format"),
+                ("model.chat_template", f"{at}.format"),
                 f"model.chat_template is not set, and format messages needs one: {model.tokenizer} has none",
                 "model.chat_template=builtin:chatml",
             )

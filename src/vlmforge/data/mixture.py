@@ -1,0 +1,95 @@
+"""An opened blend: its tree, its sources, and the order of its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from vlmforge.config.schema import DataConfig
+from vlmforge.config.sources import BlendName
+from vlmforge.data.blend import SampleOrder
+from vlmforge.data.leaves import Group, Leaf
+from vlmforge.data.phases import SourceShare
+from vlmforge.data.shares import SizedSource, derive_shares, needs_lengths
+from vlmforge.data.sources import Source, name_sources, open_source
+from vlmforge.data.tree import build_blend
+from vlmforge.errors import DataError, Problem
+
+# Tokens and samples that a source's mean length was measured on, by the source's name.
+Lengths = Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class OpenBlend:
+    """A blend whose sources are open.
+
+    Attributes:
+        group: its tree.
+        sources: its leaves, in order.
+    """
+
+    group: Group
+    sources: tuple[Source, ...]
+
+    @property
+    def needs_lengths(self) -> bool:
+        """Whether its order rests on measured lengths."""
+        return needs_lengths(self.group)
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether there is more to say of it than its rows: several sources, weights or ends."""
+        return len(self.sources) > 1 or self.group.is_mixed
+
+    def order(self, data: DataConfig, lengths: Lengths | None) -> SampleOrder:
+        """The order of its samples; `lengths` must be given if it `needs_lengths`.
+
+        Raises:
+            ConfigError: weights meet `data.shuffle=false`.
+        """
+        sized = [
+            SizedSource(source.name, len(source), None if lengths is None else Fraction(*lengths[source.name]))
+            for source in self.sources
+        ]
+        derived = derive_shares(self.group, sized)
+        return SampleOrder(derived.shares, data.seed, data.shuffle, derived.samples_per_epoch)
+
+    def file_order(self) -> SampleOrder:
+        """Every row once, sources one after the other: how validation reads."""
+        shares = [SourceShare(source.name, len(source), None) for source in self.sources]
+        return SampleOrder(shares, seed=0, is_shuffled=False)
+
+
+def open_blend(data: DataConfig, blend: BlendName) -> OpenBlend:
+    """Open `data.train` or `data.validation`.
+
+    Raises:
+        DataError: the file of a blend or a source cannot be read.
+    """
+    group = build_blend(data, blend)
+    return OpenBlend(group, tuple(open_leaf(leaf, name) for leaf, name in name_leaves(group)))
+
+
+def name_leaves(group: Group) -> Iterator[tuple[Leaf, str]]:
+    """The sources of a tree with the names that tell them apart."""
+    leaves = list(group.leaves())
+    return zip(leaves, name_sources([leaf.source for leaf in leaves]), strict=True)
+
+
+def open_leaf(leaf: Leaf, name: str) -> Source:
+    """Open one source with the rows that its subsets leave.
+
+    Raises:
+        DataError: it cannot be opened, or no row is left.
+    """
+    source = open_source(leaf.source, name)
+    start, stop = source.start, source.stop
+    for subset in leaf.subsets:
+        start, stop = subset.narrow(start, stop)
+    if start == stop:
+        problem = Problem(
+            f"source {name}: its subsets leave none of {len(source)} rows", leaf.where or leaf.at, "widen the ranges"
+        )
+        raise DataError(problem)
+    return replace(source, start=start, stop=stop)
