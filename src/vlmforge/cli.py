@@ -98,6 +98,16 @@ VERBS: Mapping[str, Verb] = {
             "train recipe=smollm2/gsm8k_lora parallelism.dp_shard=2 run.name=first",
         ),
     ),
+    "parity": Verb(
+        "vlmforge.commands.parity",
+        "check that a mesh trains the same model as one process and as plain transformers",
+        {"recipe": RECIPE, "output": "keep the reduced model and what was recorded in this folder"},
+        (
+            "parity recipe=quickstart parallelism.dp_shard=2",
+            "parity recipe=smollm2/gsm8k_lora parallelism.dp_shard=2 output=parity",
+            "parity recipe=qwen2p5_0p5b/gsm8k_sp2 parallelism.cp=2",
+        ),
+    ),
     "generate": Verb(
         "vlmforge.commands.generate",
         "answer prompts with a checkpoint, or with the model of a recipe",

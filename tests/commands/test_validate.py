@@ -108,7 +108,17 @@ BAD_OVERRIDES = [
     ("model.chat_template=no.jinja", "there is no such file", "builtin:chatml"),
     ("model.attention=org/kernel", "must be varlen, sdpa or eager", "model.attention=varlen"),
     ("model.dtype=bfloat16 parallelism.param_dtype=float32", "stored with at least", "param_dtype=bfloat16"),
-    ("parallelism.cp=2 launch.processes_per_node=2", "context parallelism is not available", "parallelism.cp=1"),
+    (
+        "parallelism.cp=3 launch.processes_per_node=3",
+        "parallelism.cp = 3 must divide model num_attention_heads = 4",
+        "parallelism.cp=2, one of 1, 2, 4",
+    ),
+    (
+        "parallelism.cp=2 model.attention=eager",
+        "its mask would be that of a rank's own tokens",
+        "model.attention=varlen",
+    ),
+    ("model=smollm2_135m parallelism.cp=2", "must divide model num_attention_heads = 9", "one of 1, 3, 9"),
     ("parallelism.tp=3 launch.processes_per_node=3", "must divide model num_attention_heads = 4", "one of 1, 2, 4"),
     ("parallelism.compile=true", "not available in this version", "parallelism.compile=false"),
     ("parallelism.dp_shard=0", "must be -1 (all ranks that are left) or at least 1", "parallelism.dp_shard=-1"),
@@ -244,10 +254,10 @@ def test_all_mistakes_of_files_and_command_line_are_listed_at_once(
     recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe.write_text(RECIPE.replace("/model: quickstart", "/model: quikstart") + "hydra: {}\n")
-    words = ["stage.sq_len=3", "a=1,2", "parallelism.cp=2", "data=nothing", "run.seed=x"]
+    words = ["stage.sq_len=3", "a=1,2", "parallelism.pp=2", "data=nothing", "run.seed=x"]
     code, report = run(capsys, "validate", f"recipe={recipe.name}", *words)
     assert code == 2
-    for part in ("model = quikstart", "hydra is not", "stage.sq_len", "a = 1,2", "parallelism.cp", "data = nothing"):
+    for part in ("model = quikstart", "hydra is not", "stage.sq_len", "a = 1,2", "parallelism.pp", "data = nothing"):
         assert part in report
     assert "run.seed = x" in report
     assert report.strip().endswith(f"{len(blocks(report))} errors")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.numerics.harness import GLOBAL_BATCH_SIZE, Case
 from vlmforge.config.derived import Axes
 from vlmforge.models import FAMILIES
 
+# Number of ranks to the meshes that it makes.
 MESHES = {
     1: {"single": Axes()},
-    2: {"dp_shard2": Axes(dp_shard=2), "dp_replicate2": Axes(dp_replicate=2)},
+    2: {"dp_shard2": Axes(dp_shard=2), "dp_replicate2": Axes(dp_replicate=2), "cp2": Axes(cp=2)},
+    # Of two key-value heads, cp 4 gives each rank a copy.
+    4: {"dp_shard2_cp2": Axes(dp_shard=2, cp=2), "cp4": Axes(cp=4)},
 }
+AXES = {mesh: axes for meshes in MESHES.values() for mesh, axes in meshes.items()}
 
 CASES = (
     *(
@@ -34,17 +40,32 @@ FAMILY_CASES = tuple(
     Case(family, is_lora, "best_fit", 2, num_steps=3) for family in MORE_FAMILIES for is_lora in (False, True)
 )
 
+# Rows shared out among ranks: every way to cut them, and activations that are exchanged again in the backward pass.
+CONTEXT_CASES = tuple(
+    case
+    for case in CASES
+    if case.attention == "varlen" and (case.family == "qwen2" or case.micro_batch_size == 1 or case.recompute != "none")
+)
+
 # Each takes one mechanism out; the mesh on which that must be noticed.
+PACKED = Case(packing="best_fit", micro_batch_size=2)
 BROKEN = {
-    Case(packing="best_fit", micro_batch_size=2, mutation="no-label-count-reduction"): "dp_shard2",
-    Case(is_lora=True, packing="best_fit", micro_batch_size=2, mutation="no-adapter-reduction"): "dp_shard2",
-    Case(packing="best_fit", micro_batch_size=2, attention="sdpa", mutation="use-cache"): "single",
+    replace(PACKED, mutation="no-label-count-reduction"): "dp_shard2",
+    replace(PACKED, mutation="no-adapter-reduction", is_lora=True): "dp_shard2",
+    replace(PACKED, mutation="use-cache", attention="sdpa"): "single",
+    replace(PACKED, mutation="labels-counted-twice"): "cp2",
+    replace(PACKED, mutation="no-gradient-exchange", is_lora=True): "cp2",
+    replace(PACKED, mutation="no-kv-gradient-reduction"): "cp4",
 }
 
 
 def cases_for(mesh: str) -> list[Case]:
-    """Cases whose micro-batches divide the global batch on this mesh."""
-    world_size = next(size for size, meshes in MESHES.items() if mesh in meshes)
-    broken = [case for case, noticed in BROKEN.items() if noticed == mesh]
-    cases = [case for case in CASES if case.micro_batch_size * world_size <= GLOBAL_BATCH_SIZE]
-    return [*cases, *broken, *(FAMILY_CASES if mesh != "dp_replicate2" else ())]
+    """Cases of a mesh that its micro-batches can be dealt on, and the mutations that it must notice."""
+    axes = AXES[mesh]
+    families = FAMILY_CASES if mesh not in ("dp_replicate2", "cp4") else ()
+    cases = [case for case in (CONTEXT_CASES if axes.cp > 1 else CASES) if _fits(case, axes)]
+    return [*(cases if mesh != "cp4" else [PACKED]), *families, *(case for case, on in BROKEN.items() if on == mesh)]
+
+
+def _fits(case: Case, axes: Axes) -> bool:
+    return case.micro_batch_size * axes.num_data_ranks <= GLOBAL_BATCH_SIZE

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.numerics.cases import MESHES, cases_for
-from tests.numerics.harness import configure, run_vlmforge, save_result
+from tests.numerics.harness import configure, run_vlmforge
 from vlmforge.parallel.mesh import open_world
 
 
@@ -17,9 +17,9 @@ def main(folder: Path) -> None:
         os.environ["VLMFORGE_RENDEZVOUS"] = f"file://{folder}/rendezvous-{mesh}"
         with open_world(axes, "cpu", 120.0) as world:
             for case in cases_for(mesh):
-                result = run_vlmforge(case, configure(case, folder), world)
+                record = run_vlmforge(case, configure(case, folder, axes), world)
                 if world.is_main:
-                    save_result(folder / f"{mesh}-{case.name}", result)
+                    record.save(folder / f"{mesh}-{case.name}")
 
 
 if __name__ == "__main__":

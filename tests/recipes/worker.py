@@ -16,7 +16,9 @@ def train_all(folder: Path, names: list[str]) -> None:
     ranks = os.environ["WORLD_SIZE"]
     os.chdir(folder)
     for name in names:
-        words = [f"recipe={name}", "scale=tiny", f"parallelism.dp_shard={ranks}", "logging.sample_ids=true"]
+        # On one rank a tiny run's own mesh; on several the recipe's, filled up with ranks that share its weights.
+        mesh = [] if ranks == "1" else ["parallelism.dp_shard=-1"]
+        words = [f"recipe={name}", "scale=tiny", *mesh, "logging.sample_ids=true"]
         runs = [["run.stop_after_steps=1"], []] if name.startswith(f"{STOPPING}/") else [[]]
         for part, more in enumerate(runs):
             # The rendezvous file of one process group cannot serve the next.

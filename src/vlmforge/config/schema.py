@@ -146,7 +146,7 @@ class ParallelismConfig:
         example=1,
     )
     tp: int = key(1, "Tensor-parallel ranks; only 1 in this version.", minimum=1)
-    cp: int = key(1, "Context-parallel ranks: one sequence over several ranks; only 1 in this version.", minimum=1)
+    cp: int = key(1, "Context-parallel ranks: each micro-batch's tokens are shared out among them.", minimum=1)
     cp_style: Literal["ulysses"] = key("ulysses", "How `cp` exchanges data: all-to-all between sequence and heads.")
     ep: int = key(
         1, "Expert-parallel ranks; divides dp_shard x cp x tp and adds no ranks; only 1 in this version.", minimum=1

@@ -36,20 +36,24 @@ def apply_adapter(model: PreTrainedModel, adapter: AdapterConfig) -> None:
     Raises:
         ConfigError: `target_modules` names no module of the model.
     """
-    # The loss reads the output head as one matrix.
-    head = model.get_output_embeddings()
     family = find_family(model.config)
-    linear = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and name.rpartition(".")[2] not in family.not_adapted
-    ]
+    linear = adaptable_modules(model, family)
     _check_targets(adapter, linear)
-    with _without_transformers_warnings():
+    with without_transformers_warnings():
         inject_adapter_in_model(lora_config(adapter, family, linear), model, low_cpu_mem_usage=True)
     for module in model.modules():
         if type(module) is LoraLinear:
             module.__class__ = _LeanLoraLinear
+
+
+def adaptable_modules(model: PreTrainedModel, family: Family) -> list[str]:
+    """Names of the linear modules that an adapter may be put into; the loss reads the output head as one matrix."""
+    head = model.get_output_embeddings()
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and name.rpartition(".")[2] not in family.not_adapted
+    ]
 
 
 class _LeanLoraLinear(LoraLinear):
@@ -215,12 +219,12 @@ def load_peft_model(model: PreTrainedModel, folder: Path) -> PeftModel:
             "save the adapter as safetensors (peft's save_pretrained does)",
         )
         raise CheckpointError(problem)
-    with _without_transformers_warnings():
+    with without_transformers_warnings():
         return PeftModel.from_pretrained(model, str(folder))
 
 
 @contextmanager
-def _without_transformers_warnings() -> Iterator[None]:
+def without_transformers_warnings() -> Iterator[None]:
     """Peft 0.21 asks transformers 5.23 for a property by its old name; nobody here can do anything about it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)

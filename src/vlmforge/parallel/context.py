@@ -39,6 +39,12 @@ class SequenceSplit:
         assert length % self.size == 0, f"{length} tokens are not {self.size} equal slices"
         return tokens.narrow(dim, self.rank * (length // self.size), length // self.size)
 
+    def join(self, tokens: Tensor) -> Tensor:
+        """`[1, S, ...]` of every rank to `[1, T, ...]` on every rank; what `take` takes apart, without gradients."""
+        parts = [torch.empty_like(tokens) for _ in range(self.size)]
+        dist.all_gather(parts, tokens.detach().contiguous(), group=self.group)
+        return torch.cat(parts, dim=1)
+
     def gather_tokens(self, slices: Tensor) -> Tensor:
         """`[1, H, S, D]` of all heads to `[1, H / R, T, D]` of this rank's; H must be a multiple of R."""
         _, num_heads, length, width = slices.shape

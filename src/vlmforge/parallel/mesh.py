@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from vlmforge.config.derived import Axes
 from vlmforge.errors import ConfigError, Problem
+from vlmforge.parallel.context import SequenceSplit
 from vlmforge.parallel.launch import RENDEZVOUS
 
 AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
@@ -56,6 +57,16 @@ class World:
     def is_main(self) -> bool:
         """Whether this rank prints and writes the small files."""
         return self.rank == 0
+
+    @property
+    def token_rank(self) -> int:
+        """Which tokens are this rank's: ranks along tp alone have the same ones."""
+        return self.rank // self.axes.tp
+
+    def sequence_split(self) -> SequenceSplit | None:
+        """The ranks along cp, which share each micro-batch's tokens; None where there is one."""
+        axis = self.mesh["cp"]
+        return SequenceSplit(axis.get_group(), axis.get_local_rank(), axis.size()) if axis.size() > 1 else None
 
     @property
     def num_batch_copies(self) -> int:

@@ -123,8 +123,8 @@ def _keep(session: Session, records: Records, is_last: bool) -> None:
 def _update(session: Session, batch: StepBatch, step: int) -> tuple[float, StepResult]:
     """Train one step and move the session's position behind it; returns the learning rate used."""
     config, state = session.config, session.state
-    # Dropout depends on the step and the rank only, so a resumed run draws what the whole run would have drawn.
-    torch.manual_seed(_derive_seed(config.run.seed, step, session.world.data_rank))
+    # Dropout depends on the step and a rank's tokens only, so a resumed run draws what the whole run would have drawn.
+    torch.manual_seed(_derive_seed(config.run.seed, step, session.world.token_rank))
     factor = lr_factor(config.stage.schedule, step, session.total_steps, config.stage.global_batch_size)
     lr = config.stage.optimizer.lr * factor
     largest = max(micro_batch.num_tokens for micro_batch in batch.micro_batches)
@@ -171,8 +171,8 @@ def _is_due(step: int, every_steps: int | None) -> bool:
     return every_steps is not None and step % every_steps == 0
 
 
-def _derive_seed(seed: int, step: int, data_rank: int) -> int:
-    digest = hashlib.sha256(f"{seed}/{step}/{data_rank}".encode()).digest()
+def _derive_seed(seed: int, step: int, token_rank: int) -> int:
+    digest = hashlib.sha256(f"{seed}/{step}/{token_rank}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 

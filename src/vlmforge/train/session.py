@@ -160,7 +160,7 @@ def build_root(config: Config, world: World) -> LossModel:
     if config.model.kernels == "liger":
         apply_liger(model)
     apply_recompute(model, config.parallelism.recompute)
-    root = LossModel(model)
+    root = LossModel(model, world.sequence_split())
     precision = config.parallelism
     apply_fsdp(
         root,

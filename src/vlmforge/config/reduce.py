@@ -1,0 +1,77 @@
+"""A recipe reduced to what a comparison of meshes needs: the same classes and the same cuts, few layers, float32.
+
+It starts from `scale=tiny` and keeps what decides how a mesh cuts the model: numbers of heads, and sizes that the same
+number of ranks divides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from vlmforge.config.decode import decode
+from vlmforge.config.derived import Axes
+from vlmforge.config.encode import encode
+from vlmforge.config.facts import FamilyFacts
+from vlmforge.config.origins import Origins
+from vlmforge.config.plain import is_whole_number
+from vlmforge.config.pretrained import Shape
+from vlmforge.config.scale import apply_tiny
+from vlmforge.config.schema import Config
+
+NUM_STEPS = 5
+HEAD_DIM = 16
+# Rows of a step on every data rank, so that gradients are accumulated too; and of a step at least.
+ROWS_PER_RANK = 2
+MIN_ROWS = 4
+
+KEPT = ("num_attention_heads", "num_key_value_heads")
+# Dims that tensor parallelism cuts, wherever it cuts heads.
+CUT = ("vocab_size", "intermediate_size", "intermediate_size_mlp", "moe_intermediate_size")
+EXPERTS = ("num_experts", "num_local_experts")
+DROPOUTS = ("attention_dropout", "residual_dropout")
+
+
+def reduce_config(config: Config, shape: Shape, axes: Axes, families: Mapping[str, FamilyFacts]) -> Config:
+    """The reduced recipe.
+
+    Args:
+        config: has passed gate 1.
+        shape: of its model in full size.
+        axes: of the mesh that is to be tried.
+        families: model families by name.
+    """
+    values = encode(config)
+    origins = Origins("vlmforge parity")
+    apply_tiny(values, origins, families, keep_mesh=True)
+    values["model"]["config"] |= _kept_fields(values["model"]["config"], shape, axes, families[shape.family or ""])
+    values["model"]["dtype"] = "float32"
+    values["parallelism"] |= {"dp_shard": axes.dp_shard, "param_dtype": "float32", "reduce_dtype": "float32"}
+    rows = max(MIN_ROWS, ROWS_PER_RANK * axes.num_data_ranks)
+    values["stage"] |= {
+        "max_steps": NUM_STEPS,
+        "global_batch_size": math.ceil(rows / axes.num_data_ranks) * axes.num_data_ranks,
+        "schedule": {"name": "constant"},
+    }
+    if values["stage"]["adapter"] is not None:
+        # Drawn rank by rank, so no two meshes drop the same.
+        values["stage"]["adapter"]["dropout"] = 0.0
+    values["evaluate"] |= {"tasks": [], "before": False}
+    decoded = decode(values, origins)
+    assert not decoded.problems, decoded.problems
+    return decoded.config
+
+
+def _kept_fields(tiny: Mapping[str, Any], shape: Shape, axes: Axes, family: FamilyFacts) -> dict[str, Any]:
+    """Fields of the full shape in the place of the tiny ones, and sizes rounded up so that they can be cut alike."""
+    heads = shape.fields["num_attention_heads"]
+    fields = {name: shape.fields[name] for name in KEPT}
+    if "head_dim" in family.fields:
+        fields["head_dim"] = HEAD_DIM
+    else:
+        fields["hidden_size"] = heads * HEAD_DIM
+    sizes = {name: tiny[name] for name in (*CUT, *EXPERTS) if is_whole_number(tiny.get(name))}
+    steps = {name: axes.ep if name in EXPERTS else heads for name in sizes}
+    fields |= {name: math.ceil(size / steps[name]) * steps[name] for name, size in sizes.items()}
+    return fields | {name: 0.0 for name in DROPOUTS if name in family.fields}

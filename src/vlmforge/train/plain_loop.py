@@ -1,0 +1,80 @@
+"""The same steps by a loop that anyone could write: a sample a forward, transformers' logits, torch's clipping."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import AdamW
+
+from vlmforge.config.schema import Config
+from vlmforge.data.sample import RenderedSample, Row
+from vlmforge.data.window import build_train_windows
+from vlmforge.models.plain import load_plain
+from vlmforge.models.tokenizer import build_tokenizer
+from vlmforge.train.parity import LR, Record
+
+
+def record_plain(config: Config) -> Record:
+    """Train `stage.max_steps` steps on this process alone."""
+    model: Any = load_plain(config)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = _build_optimizer(trained, config)
+    max_norm = config.stage.optimizer.max_grad_norm or math.inf
+    batches = global_batches(config)
+    first = next(batches)
+    with torch.no_grad():
+        logits = torch.cat([_logits(model, sample) for sample in first[0]])
+    losses: list[float] = []
+    norms: list[float] = []
+    grads: dict[str, Tensor] = {}
+    assert config.stage.max_steps is not None
+    for rows in [first, *(next(batches) for _ in range(config.stage.max_steps - 1))]:
+        losses.append(_backward(model, [sample for row in rows for sample in row]))
+        norms.append(torch.nn.utils.clip_grad_norm_(trained, max_norm).item())
+        grads = grads or {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        optimizer.step()
+        optimizer.zero_grad()
+    return Record(losses, norms, grads, logits)
+
+
+def global_batches(config: Config) -> Iterator[list[Row]]:
+    """The rows of each global batch, before anything is cut, shifted or laid end to end."""
+    windows = map(build_train_windows(config, build_tokenizer(config.model)).make, itertools.count())
+    if config.stage.packing == "none":
+        # A window is a step; a sample that is left out makes it shorter.
+        yield from (list(window.rows) for window in windows)
+    rows = (row for window in windows for row in window.rows)
+    while True:
+        yield [next(rows) for _ in range(config.stage.global_batch_size)]
+
+
+def _build_optimizer(trained: Sequence[Tensor], config: Config) -> AdamW:
+    settings = config.stage.optimizer
+    decays = [settings.weight_decay if settings.decay == "all" or p.ndim >= 2 else 0.0 for p in trained]
+    groups = [{"params": [p], "weight_decay": decay} for p, decay in zip(trained, decays, strict=True)]
+    return AdamW(groups, lr=LR, betas=settings.betas, eps=settings.eps)
+
+
+def _backward(model: Any, samples: Sequence[RenderedSample]) -> float:
+    """Add up the gradients of the mean loss over all labelled tokens; returns that loss."""
+    count = sum(int(sample.is_label[1:].sum()) for sample in samples)
+    total = 0.0
+    for sample in samples:
+        ids, is_label = torch.from_numpy(sample.input_ids).long(), torch.from_numpy(sample.is_label)
+        # The token at t + 1 is predicted from position t, if it is trained.
+        loss = (
+            F.cross_entropy(_logits(model, sample)[:-1][is_label[1:]], ids[1:][is_label[1:]], reduction="sum") / count
+        )
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def _logits(model: Any, sample: RenderedSample) -> Tensor:
+    return model(input_ids=torch.from_numpy(sample.input_ids).long()[None]).logits[0].float()

@@ -1,0 +1,66 @@
+"""`vlmforge parity`: what it prints, and when it fails."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.runs import start
+from vlmforge.cli import main
+from vlmforge.commands.parity_report import report
+from vlmforge.train.parity import Record
+
+RECORD = Record([2.0, 1.5], [3.0, 2.5], {"a.weight": torch.ones(4), "b.bias": torch.ones(2)}, torch.ones(3, 5))
+
+
+def test_a_mesh_that_trains_the_same_model_passes(tmp_path: Path) -> None:
+    words = ("recipe=qwen2p5_0p5b/gsm8k_sp2", "parallelism.dp_shard=1", "stage.kind=lora", "stage.adapter.rank=8")
+    running = start(tmp_path, "parity", *words, "output=kept")
+    output, errors = running.communicate(timeout=180)
+    assert running.returncode == 0, errors
+    # Heads are the full model's, cut as there.
+    assert "on cp 2\nreduced to 2 layers, 14 heads, 2 key-value heads, float32" in output
+    assert "trained with adapters" in output
+    assert "loss, step 5" in output
+    assert output.endswith("ok: every difference is what sums in another order explain\n")
+    assert (tmp_path / "kept/base/model.safetensors").exists()
+
+
+def test_a_gradient_that_differs_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = replace(RECORD, grads={**RECORD.grads, "b.bias": torch.tensor([1.0, 1.0001])})
+    assert report(RECORD, RECORD, RECORD) == 0
+    assert report(wrong, RECORD, RECORD) == 1
+    assert "gradient of b.bias 7.1e-05 > 1e-05" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (replace(RECORD, losses=[2.0, 1.50001]), "loss 6.7e-06 > 3e-06"),
+        (replace(RECORD, losses=[2.0, float("nan")]), "loss nan > 3e-06"),
+        (replace(RECORD, grad_norms=[3.0001, 2.5]), "gradient norm 3.3e-05 > 2e-05"),
+        (replace(RECORD, logits=torch.full((3, 5), 1.0001)), "logits 1.0e-04 > 1e-05"),
+    ],
+    ids=["loss", "no number", "norm", "logits"],
+)
+def test_a_number_that_differs_is_told(wrong: Record, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(wrong, RECORD, RECORD) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_mesh_that_the_full_model_refuses_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["parity", "recipe=smollm2/gsm8k_sft", "parallelism.cp=2", "parallelism.dp_shard=1"]
+    assert main(words) == 2
+    assert "parallelism.cp = 2 must divide model num_attention_heads = 9" in capsys.readouterr().err
+
+
+def test_torchrun_is_told_that_ranks_start_by_themselves(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert main(["parity", "recipe=quickstart"]) == 2
+    assert "starts its ranks on this machine itself" in capsys.readouterr().err
