@@ -14,7 +14,7 @@ PACKAGE = Path(vlmforge.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "__main__"),
     ("commands",),
-    ("serve", "plan", "train"),
+    ("serve", "plan", "train", "preview"),
     ("evaluate",),
     ("generate",),
     ("models", "data"),

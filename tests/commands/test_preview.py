@@ -1,4 +1,6 @@
 import json
+import re
+from html.parser import HTMLParser
 
 import pytest
 
@@ -51,8 +53,8 @@ def run(recipe, *overrides, **arguments):
 def test_trained_tokens_borders_and_line_ends_can_be_seen(recipe, capsys):
     run(recipe, "data.on_too_long=drop")
     out = capsys.readouterr().out
-    assert "--- row 1 | a#1 | " in out
-    assert "--- row 1 | a#2 | " in out
+    border, first, second = (out.index(mark) for mark in ("=== row 1 | ", "--- a#1 | ", "--- a#2 | "))
+    assert border < first < second
     assert "<|im_start|>assistant\\n\n[[Because\\n\nof <1>.<|im_end|>]]\\n" in out
     assert "look: a: left out as too long in this step: 1" in out
 
@@ -72,13 +74,59 @@ def test_a_clean_step_says_so(recipe, capsys):
     assert "look:" not in out
 
 
+class Page(HTMLParser):
+    """What a browser would make of a page: its tags, and the attributes that could load or run something."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.links, self.handlers = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href", "action", "data", "srcset")]
+        self.handlers += [name for name, _ in attrs if name.startswith("on") or name == "style"]
+
+
 def test_the_page_stands_alone_and_escapes_the_data(recipe, tmp_path, capsys):
     path = tmp_path / "preview.html"
     run(recipe, "data.on_too_long=drop", html=str(path))
-    page = path.read_text()
-    assert "<mark>Because\\n\nof &lt;1&gt;.&lt;|im_end|&gt;</mark>" in page
-    assert "http" not in page
+    text = path.read_text()
+    assert "Because\u21b5\nof &lt;1&gt;.&lt;|im_end|&gt;" in re.sub("<[^>]*>", "", text)
+    assert "http" not in text.replace('http-equiv="Content-Security-Policy"', "")
     assert f"written to {path}" in capsys.readouterr().out
+
+
+def test_a_sample_cannot_put_anything_into_the_page(tmp_path, capsys):
+    attack = "</div></script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&lt;\u2028"
+    data = tmp_path / "a.jsonl"
+    data.write_text(json.dumps({"prompt": attack, "response": attack}) + "\n")
+    recipe = tmp_path / "recipe.yaml"
+    text = RECIPE.replace("PATH", str(data)).replace("format:", f"name: {json.dumps(attack)}, format:")
+    recipe.write_text(text.replace("seq_len: 128", "seq_len: 512"))
+    run(str(recipe), html=str(tmp_path / "page.html"))
+    page = Page((tmp_path / "page.html").read_text())
+    assert page.tags.count("script") == 2
+    assert "img" not in page.tags
+    assert page.handlers == []
+    assert all(link.startswith("#") for link in page.links)
+
+
+def test_the_page_has_numbers_for_its_script_in_the_order_of_its_tokens(recipe, tmp_path):
+    path = tmp_path / "preview.html"
+    run(recipe, "data.on_too_long=drop", html=str(path))
+    text = path.read_text()
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
+    samples = json.loads(data)["samples"]
+    boxes = re.findall(r'data-k="\d+">(.*?)</div>', text, re.DOTALL)
+    assert [sample["id"] for sample in samples] == ["a#1", "a#2", "a#3"]
+    for sample, box in zip(samples, boxes, strict=True):
+        chips = re.findall(r"<span([^>]*)>", box)
+        assert len(chips) == len(sample["ids"])
+        assert sample["positions"] == list(range(len(chips)))
+        trained = [bool(re.search(r'class="[^"]*t"', chip)) for chip in chips]
+        assert trained == [weight > 0 for weight in sample["weights"]]
+    assert sum(weight for sample in samples for weight in sample["weights"]) == pytest.approx(1, rel=1e-4)
 
 
 def test_a_terminal_gets_colours_and_no_brackets(recipe, capsys, monkeypatch):

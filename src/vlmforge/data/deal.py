@@ -15,6 +15,24 @@ from vlmforge.data.pack import pack_best_fit
 from vlmforge.data.sample import Row, count_row_tokens
 
 
+def deal(
+    rows: Sequence[Row], data_rank: int, num_data_ranks: int, num_micro_batches: int | None, max_tokens: int | None
+) -> list[list[Row]]:
+    """The rows of each micro-batch of one data rank, as the recipe cuts a step: by rows, or else by tokens.
+
+    Args:
+        rows: of the step.
+        data_rank: which rank.
+        num_data_ranks: how many there are.
+        num_micro_batches: micro-batches of a step on every rank; None: as many as `max_tokens` needs.
+        max_tokens: `stage.max_tokens_per_micro_batch`.
+    """
+    if num_micro_batches is not None:
+        return deal_rows(rows, data_rank, num_data_ranks, num_micro_batches)
+    assert max_tokens is not None, "micro-batches are cut by rows or by tokens"
+    return deal_by_tokens(rows, data_rank, num_data_ranks, max_tokens)
+
+
 def deal_rows(rows: Sequence[Row], data_rank: int, num_data_ranks: int, num_micro_batches: int) -> list[list[Row]]:
     """The rows of each micro-batch of one data rank: longest first, back and forth over the hands.
 

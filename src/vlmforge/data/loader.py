@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmforge.config.schema import Config
 from vlmforge.data.collate import Batch, collate
-from vlmforge.data.deal import deal_by_tokens, deal_rows
+from vlmforge.data.deal import deal, deal_by_tokens, deal_rows
 from vlmforge.data.ledger import Ledger
 from vlmforge.data.mixture import Lengths, open_blend
 from vlmforge.data.sample import Row, Sample
@@ -87,10 +87,13 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[StepBatch]:
         """Steps from the present state on."""
-        steps = self._chain_packed() if self._is_packed else self._one_window_a_step()
-        for rows, ledger, state in steps:
+        for rows, ledger, state in self.iterate_rows():
             self._state = state
             yield self._build_step(rows, ledger, state)
+
+    def iterate_rows(self) -> Iterator[tuple[list[Row], Ledger, dict[str, int]]]:
+        """The rows of each step before they are dealt, what they add to the ledger by holes, the state after them."""
+        return self._chain_packed() if self._is_packed else self._one_window_a_step()
 
     def state(self) -> dict[str, int]:
         """Where the step after the last one yielded starts."""
@@ -151,10 +154,7 @@ class TrainLoader:
 
     def _deal(self, rows: list[Row]) -> list[list[Row]]:
         """The rows of each of this rank's micro-batches."""
-        if self._grad_accum_steps is not None:
-            return deal_rows(rows, self._data_rank, self._num_data_ranks, self._grad_accum_steps)
-        assert self._max_tokens is not None, "micro-batches are cut by rows or by tokens"
-        return deal_by_tokens(rows, self._data_rank, self._num_data_ranks, self._max_tokens)
+        return deal(rows, self._data_rank, self._num_data_ranks, self._grad_accum_steps, self._max_tokens)
 
 
 def build_train_loader(

@@ -1,0 +1,1 @@
+"""What a step trains on, for people: `view` reads it from the batches, `terminal` and `page` write it."""
