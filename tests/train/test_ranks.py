@@ -81,6 +81,22 @@ def test_an_error_on_two_ranks_is_told_once_with_its_code(here: Path) -> None:
     assert "Traceback" not in errors
 
 
+def test_a_rank_that_does_not_go_on_ends_the_run_with_a_report(here: Path) -> None:
+    words = ("train", "recipe=short.yaml", "run.name=stuck", "stage.max_steps=4000", "launch.timeout_seconds=2")
+    running = start(here, *words, *TWO)
+    wait_for_steps(here / "runs/stuck", 2)
+    ranks = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    os.kill(int(ranks[1]), signal.SIGSTOP)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 1
+    assert errors.count("error:") == 1
+    assert "rank 0 has waited for 2 s (launch.timeout_seconds) in step " in errors
+    assert "rank 1 gave no answer" in errors
+    # Where rank 0 waits for it.
+    assert "    vlmforge/train/step.py:" in errors
+    assert "Traceback" not in errors
+
+
 def test_a_rank_that_is_killed_ends_the_run_with_a_word(here: Path) -> None:
     running = start(here, "train", "recipe=short.yaml", "run.name=killed", "stage.max_steps=4000", *TWO)
     wait_for_steps(here / "runs/killed", 2)

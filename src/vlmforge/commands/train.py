@@ -58,6 +58,8 @@ def _run(request: Request) -> int:
         # What a system kills for is its own memory, which the ranks share, with GPUs or without.
         remedies = memory_remedies(config, loaded.batch, "step", has_gpu=False)
         return launch_ranks(request.words(), loaded.batch.world_size, "; or ".join(remedies))
+    # What torch's C++ parts write as they lose a connection; the report of all ranks says it once. Read at import.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # Imported only now: with torch and transformers it takes seconds, and a mistake is answered before.
     from vlmforge.train.loop import train
 

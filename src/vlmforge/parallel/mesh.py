@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import datetime
 import os
 import platform
 from collections.abc import Iterator
@@ -18,7 +17,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from vlmforge.config.derived import Axes
 from vlmforge.errors import ConfigError, Problem
 from vlmforge.parallel.context import SequenceSplit
-from vlmforge.parallel.launch import RENDEZVOUS
+from vlmforge.parallel.preflight import open_group
+from vlmforge.parallel.watch import doing
 
 AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
 # What weights are spread over: FSDP shards over the ranks of dp_shard and cp together, for both see other tokens.
@@ -100,35 +100,27 @@ def pick_device(name: str) -> torch.device:
 
 
 @contextmanager
-def open_world(axes: Axes, device_name: str, timeout_seconds: float) -> Iterator[World]:
-    """Join the other ranks (or none), build the mesh, and leave the process group at the end."""
+def open_world(
+    axes: Axes, device_name: str, timeout_seconds: float, preflight_seconds: float = 300.0
+) -> Iterator[World]:
+    """Join the other ranks (or none), build the mesh, and leave the process group at the end.
+
+    Args:
+        axes: of the mesh.
+        device_name: `launch.device`.
+        timeout_seconds: longest wait of one rank for the others.
+        preflight_seconds: longest wait until all of them are there.
+    """
     device = pick_device(device_name)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     _share_threads()
     if device.type == "cpu":
         _keep_memory()
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    timeout = datetime.timedelta(seconds=timeout_seconds)
-    if "WORLD_SIZE" in os.environ:
-        dist.init_process_group(
-            backend,
-            timeout=timeout,
-            init_method=os.environ.get(RENDEZVOUS, "env://"),
-            rank=int(os.environ["RANK"]),
-            world_size=int(os.environ["WORLD_SIZE"]),
-        )
-    else:
-        store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]  # documented, but not in __all__
-        dist.init_process_group(backend, timeout=timeout, store=store, rank=0, world_size=1)
-    try:
-        yield _build_world(axes, device)
-    except BaseException:
-        # NCCL would wait here for ranks that sit in a collective, and the error would be lost.
-        if device.type != "cuda":
-            dist.destroy_process_group()
-        raise
-    dist.destroy_process_group()
+    with open_group(device, timeout_seconds, preflight_seconds):
+        with doing("building the mesh", limit_seconds=preflight_seconds):
+            world = _build_world(axes, device)
+        yield world
 
 
 def _build_world(axes: Axes, device: torch.device) -> World:
@@ -171,17 +163,20 @@ def _keep_memory() -> None:
 def broadcast_object(value: Any) -> Any:
     """Rank 0's value, on every rank."""
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    with doing("broadcast of a value"):
+        dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
 def gather_objects(value: Any) -> list[Any]:
     """Every rank's value, in rank order, on every rank."""
     values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    with doing("gathering of values"):
+        dist.all_gather_object(values, value)
     return values
 
 
 def barrier() -> None:
     """Wait for all ranks."""
-    dist.barrier()
+    with doing("barrier"):
+        dist.barrier()

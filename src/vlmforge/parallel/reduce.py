@@ -10,6 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from vlmforge.parallel.watch import doing
+
 PIECE_ELEMENTS = 2**22
 
 
@@ -22,7 +24,8 @@ def sum_over_ranks(values: Sequence[float], device: torch.device, num_copies: in
         num_copies: how many ranks hold the same numbers, each to be counted once.
     """
     total = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(total)
+    with doing("sum over ranks"):
+        dist.all_reduce(total)
     return (total / num_copies).tolist()
 
 

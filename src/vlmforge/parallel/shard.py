@@ -10,6 +10,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 
+from vlmforge.parallel.watch import doing
+
 
 def apply_fsdp(
     root: nn.Module, layers: Sequence[nn.Module], mesh: DeviceMesh, param_dtype: torch.dtype, reduce_dtype: torch.dtype
@@ -73,7 +75,8 @@ def full_tensor(tensor: Tensor) -> Tensor:
     # In the reverse of the order in which it was cut: tp's axis is the innermost and cut first.
     for axis in range(tensor.device_mesh.ndim):
         gathered = [Replicate() if other <= axis else place for other, place in enumerate(tensor.placements)]
-        tensor = tensor.redistribute(placements=gathered)
+        with doing("gathering a weight"):
+            tensor = tensor.redistribute(placements=gathered)
     return tensor.to_local()
 
 

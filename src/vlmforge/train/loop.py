@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +26,7 @@ from vlmforge.observe.memory import peak_memory_gib
 from vlmforge.observe.progress import Progress
 from vlmforge.parallel.mesh import World, open_world
 from vlmforge.parallel.reduce import any_rank
+from vlmforge.parallel.watch import at_step, doing
 from vlmforge.train.interrupt import StopWish, watch_signals
 from vlmforge.train.outcome import export, finish, measure_before, save, validate
 from vlmforge.train.run_folder import completed_steps, find_run, read_lengths
@@ -47,9 +49,8 @@ def train(config: Config, sizes: BatchSizes) -> int:
         VlmforgeError: data, a checkpoint or the training itself is wrong.
     """
     run = find_run(config)
-    device, timeout = config.launch.device, config.launch.timeout_seconds
     # From here on a signal is a wish: even while the weights are loading it must not tear the ranks apart.
-    with watch_signals() as wish, open_world(sizes.axes, device, timeout) as world:
+    with watch_signals() as wish, _join(config, sizes) as world:
         torch.use_deterministic_algorithms(config.run.deterministic)
         tokenizer = build_tokenizer(config.model)
         lengths = read_lengths(run) or measure_train_lengths(config, tokenizer)
@@ -58,10 +59,15 @@ def train(config: Config, sizes: BatchSizes) -> int:
             _say(world, f"already complete: {run.path} has its {total_steps} steps; run.name=... starts a new run")
             return EXIT_OK
         with Progress(total_steps, every_steps=config.logging.every_steps, enabled=world.is_main) as progress:
-            with tell_shortage(config, world, "load", "loading the model"):
+            with tell_shortage(config, world, "load", "loading the model"), doing("loading", waits=False):
                 session = open_session(config, sizes, world, run, tokenizer, total_steps, progress, lengths)
             with open_records(session, progress) as records:
                 return _run(session, records, wish)
+
+
+def _join(config: Config, sizes: BatchSizes) -> AbstractContextManager[World]:
+    launch = config.launch
+    return open_world(sizes.axes, launch.device, launch.timeout_seconds, launch.preflight_seconds)
 
 
 def _run(session: Session, records: Records, wish: StopWish) -> int:
@@ -96,7 +102,9 @@ def _one_step(session: Session, records: Records, step_batches: Iterator[StepBat
     """Fetch, train, record, and at intervals validate, save and export."""
     config, step = session.config, session.state.step + 1
     start = time.perf_counter()
-    batch = next(step_batches)
+    at_step(step)
+    with doing("data", waits=False):
+        batch = next(step_batches)
     waited = time.perf_counter() - start
     lr, result = _update(session, batch, step)
     session.validation_loss = None

@@ -15,6 +15,7 @@ from vlmforge.observe.files import write_json
 from vlmforge.observe.metrics import read_metrics
 from vlmforge.observe.plot import save_loss_curve
 from vlmforge.parallel.mesh import barrier
+from vlmforge.parallel.watch import doing
 from vlmforge.train.run_folder import mark_complete
 from vlmforge.train.scoring import score_tasks
 from vlmforge.train.session import Records, Session, base_folder, starting_folder
@@ -37,7 +38,7 @@ def validate(session: Session, records: Records) -> dict[str, float]:
 
 def save(session: Session, records: Records) -> None:
     """Write a checkpoint and the ledger, then delete checkpoints that are too old; a collective."""
-    with records.progress.status("saving"):
+    with records.progress.status("saving"), doing("saving"):
         session.state.save(session.run.checkpoints)
         if session.world.is_main:
             write_json(session.run.path / "ledger.json", session.ledger.as_dict())

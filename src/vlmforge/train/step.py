@@ -15,6 +15,7 @@ from vlmforge.models.head import LossModel
 from vlmforge.parallel.mesh import World, gather_objects
 from vlmforge.parallel.reduce import clip_grads, sum_over_ranks
 from vlmforge.parallel.shard import set_last_micro_batch
+from vlmforge.parallel.watch import doing
 from vlmforge.train.optimizer import set_lr
 
 
@@ -63,9 +64,12 @@ def train_step(
         _forward_backward(root, batch.to(world.device), divisor, is_last=index == len(micro_batches) - 1)
         for index, batch in enumerate(micro_batches)
     ]
-    local_sums = torch.stack(loss_sums).tolist()
+    with doing("loss"):
+        # On a GPU it is here that the process waits for what it has queued.
+        local_sums = torch.stack(loss_sums).tolist()
     loss = sum_over_ranks([sum(local_sums)], world.device, world.num_loss_copies)[0] / divisor
-    grad_norm = clip_grads(root.parameters(), max_grad_norm).item()
+    with doing("gradient norm"):
+        grad_norm = clip_grads(root.parameters(), max_grad_norm).item()
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise _not_finite(step, loss, grad_norm, micro_batches, local_sums)
     set_lr(optimizer, lr)
@@ -77,13 +81,15 @@ def train_step(
 def _forward_backward(root: LossModel, batch: Batch, divisor: int, is_last: bool) -> torch.Tensor:
     set_last_micro_batch(root, is_last)
     loss_sum = run_forward(root, batch)
-    (loss_sum / divisor).backward()
+    with doing("backward"):
+        (loss_sum / divisor).backward()
     return loss_sum.detach()
 
 
 def run_forward(root: LossModel, batch: Batch) -> torch.Tensor:
     """The sum of token losses of one micro-batch that is on the model's device."""
-    return root(batch.input_ids, batch.position_ids, batch.labels, batch.cu_seq_lens, batch.max_seq_len)
+    with doing("forward"):
+        return root(batch.input_ids, batch.position_ids, batch.labels, batch.cu_seq_lens, batch.max_seq_len)
 
 
 def _not_finite(
