@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.runs import column, environment, write_recipe
+from tests.support.runs import column, environment, metrics, write_recipe
 from vlmforge.cli import main
 
 TWO = ("parallelism.dp_shard=2", "launch.num_nodes=2")
@@ -73,7 +73,10 @@ def test_the_script_trains_on_two_agents_what_one_process_trains(here: Path) -> 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = ("train", "recipe=short.yaml", "stage.max_steps=3", "~data.validation", "checkpointing.export=never")
+    # Seven rows to validate on: one rank has one more than the other.
+    held_out = "data.validation=[{path: 'builtin:messages', format: messages, rows: [48, 55]}]"
+    cut = ("stage.packing=none", "~stage.packing_window")
+    words = ("train", "recipe=short.yaml", "stage.max_steps=3", "checkpointing.export=never", held_out, *cut)
     assert main([*words, "run.name=two", "launch=slurm", "launch.device=cpu", f"launch.port={port}", *TWO]) == 0
     done = run_script(here, here / "runs/two/launch/job.sbatch")
     assert done.returncode == 0, done.stderr
@@ -82,6 +85,8 @@ def test_the_script_trains_on_two_agents_what_one_process_trains(here: Path) -> 
     two, one = (column(here / f"runs/{name}", "loss", "grad_norm") for name in ("two", "one"))
     for ours, theirs in zip(two, one, strict=True):
         assert ours == pytest.approx(theirs, rel=2e-5)
+    validation = [metrics(here / f"runs/{name}")[-1]["validation_loss"] for name in ("two", "one")]
+    assert validation[0] == pytest.approx(validation[1], rel=2e-5)
 
 
 def test_names_with_quotes_reach_the_command_as_they_are(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,9 @@ CASES = (
     Case(packing="best_fit", micro_batch_size=2, recompute="full"),
     Case(packing="best_fit", micro_batch_size=2, recompute="selective"),
     Case(is_lora=True, packing="best_fit", micro_batch_size=2, recompute="full"),
+    # Ranks and micro-batches that have nothing to train while others have.
+    *(Case(is_lora=is_lora, micro_batch_size=rows, has_holes=True) for is_lora, rows in ((False, 1), (True, 2))),
+    Case(max_tokens=160, has_holes=True),
 )
 
 # What is special to a family is in its layers: one cut of the rows, packed, and one mesh of two ranks will do.

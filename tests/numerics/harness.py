@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from vlmforge.train.recording import record_mesh
 
 NUM_STEPS = 5
 GLOBAL_BATCH_SIZE = 4
+HOLES = "holes.jsonl"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Case:
     max_tokens: int | None = None
     attention: str = "varlen"
     recompute: str = "none"
+    has_holes: bool = False
     mutation: str = ""
     num_steps: int = NUM_STEPS
 
@@ -44,13 +47,13 @@ class Case:
     def name(self) -> str:
         kind = "lora" if self.is_lora else "full"
         cut = f"mbs{self.micro_batch_size}" if self.max_tokens is None else f"max{self.max_tokens}"
-        parts = (self.family, kind, self.packing, cut, self.attention, self.recompute)
-        return "-".join([*parts, self.mutation] if self.mutation else parts)
+        parts = [self.family, kind, self.packing, cut, self.attention, self.recompute]
+        return "-".join([*parts, *(["holes"] if self.has_holes else []), *([self.mutation] if self.mutation else [])])
 
     @property
     def reference(self) -> Case:
         """The case whose plain loop this one is compared with: how the batch is cut is none of its business."""
-        return Case(self.family, self.is_lora, self.packing, num_steps=self.num_steps)
+        return Case(self.family, self.is_lora, self.packing, num_steps=self.num_steps, has_holes=self.has_holes)
 
 
 def configure(case: Case, folder: Path, axes: Axes | None = None) -> Config:
@@ -73,6 +76,10 @@ def configure(case: Case, folder: Path, axes: Axes | None = None) -> Config:
     ]
     if case.max_tokens is not None:
         overrides.append(f"stage.max_tokens_per_micro_batch={case.max_tokens}")
+    if case.has_holes:
+        source = f"{{path: {folder / HOLES}, format: messages}}"
+        overrides += [f"data.train=[{source}]", "data.shuffle=false"]
+        overrides += ["data.on_bad_sample=skip", "data.max_bad_ratio=1"]
     if case.packing != "none":
         overrides.append("stage.packing_window=12")
     if case.is_lora:
@@ -85,6 +92,18 @@ def configure(case: Case, folder: Path, axes: Axes | None = None) -> Config:
         ]
     recipe = Path(__file__).parent / "parity.yaml"
     return load_config(Request("train", {"recipe": [str(recipe)]}, overrides), environ={}).config
+
+
+def write_holes(folder: Path) -> None:
+    """A file of which steps use 1, 4, 2, 3 and 1 samples: the rest has no answer, so nothing in it is trained."""
+    rows: list[list[dict[str, str]]] = []
+    for number, num_good in enumerate((1, 4, 2, 3, 1)):
+        for place in range(GLOBAL_BATCH_SIZE):
+            question = {"role": "user", "content": f"question {number} {place}"}
+            answer = {"role": "assistant", "content": f"answer {place} " * (1 + place)}
+            # The good ones stand at the end of a step's rows.
+            rows.append([question, answer] if GLOBAL_BATCH_SIZE - place <= num_good else [question])
+    (folder / HOLES).write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
 
 
 def run_vlmforge(case: Case, config: Config, world: World) -> Record:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.numerics.cases import BROKEN, CASES, FAMILY_CASES, MESHES, cases_for
-from tests.numerics.harness import Case, configure, run_vlmforge
+from tests.numerics.harness import Case, configure, run_vlmforge, write_holes
 from tests.support.ranks import start_ranks, wait_for_ranks
 from tests.support.tiny import make_adapter, make_base
 from vlmforge.config.derived import Axes
@@ -24,6 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("numerics")
     for family in {case.family for case in (*CASES, *FAMILY_CASES)}:
         make_adapter(folder / f"{family}-adapter", make_base(folder / family, family))
+    write_holes(folder)
     ranks = [rank for size in MESHES if size > 1 for rank in start_ranks("tests.numerics.worker", size, folder)]
     with open_world(Axes(), "cpu", 60.0) as world:
         for case in cases_for("single"):

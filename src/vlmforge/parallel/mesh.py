@@ -95,7 +95,9 @@ def pick_device(name: str) -> torch.device:
                 "launch.device=cpu, or leave it out",
             )
             raise ConfigError(problem)
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        # Where Slurm shows each task its own GPU only, that is the first.
+        local_rank = int(os.environ.get("LOCAL_RANK", "0")) if torch.cuda.device_count() > 1 else 0
+        return torch.device("cuda", local_rank)
     return torch.device("cpu")
 
 
