@@ -14,7 +14,9 @@ def test_built_in_samples_parse_in_their_format_and_are_ascii(name):
     for index in range(min(builtin.num_rows, 200)):
         fields = builtin.fields(index)
         assert fields == builtin.fields(index)
-        FORMATS[builtin.format].parse(fields, {}, Place(name, index, "here"))
+        # What stands in for prepared data is of one of its sample types.
+        format = "captioning" if builtin.format == "energon" else builtin.format
+        FORMATS[format].parse(fields, {}, Place(name, index, "here"))
         assert str(fields).isascii()
 
 

@@ -148,7 +148,7 @@ def test_a_missing_file_names_the_path_and_the_sample(tmp_path):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (None, "of type NoneType"),
+        (None, "the row has 0 images"),
         (7, "of type int"),
         ({"size": 3}, "of type NoneType"),
         ("data:image/png;base64,!!", "cannot be decoded"),

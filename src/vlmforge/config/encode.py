@@ -21,7 +21,14 @@ _NUMBER_LIKE = re.compile(r"[.\d_]*\d[\d_.]*([eE][+-]?\d+)?|\.(inf|nan)", re.IGN
 _PATTERN = re.compile(r"[*?\[{]")
 
 # Keys that hold a path if what they name exists; a name such as a hub id is left alone.
-PATH_KEYS = ("model.pretrained", "model.tokenizer", "model.chat_template", "stage.adapter.path", "checkpointing.resume")
+PATH_KEYS = (
+    "model.pretrained",
+    "model.tokenizer",
+    "model.chat_template",
+    "data.prompts",
+    "stage.adapter.path",
+    "checkpointing.resume",
+)
 
 
 def encode(config: Config) -> dict[str, Any]:

@@ -174,7 +174,7 @@ class SourceConfig:
         "of an energon blend.",
         example="data/train.jsonl",
     )
-    format: str = key("", "How a row becomes a sample: text, messages or prompt_response.", example="messages")
+    format: str = key("", "How a row becomes a sample; docs/data.md lists the formats.", example="messages")
     name: str | None = key(None, "Name in logs, ledger and sample ids; null: the file's stem.")
     split: str | None = key(
         None, "Split of a prepared or `datasets` folder, of a hub id, or of an energon blend.", example="train"
@@ -233,6 +233,12 @@ class DataConfig:
         "samples",
         "What the weights of `train` divide: the samples drawn, their tokens (by mean lengths that are measured when "
         "training starts), or nothing: a weight is then a number of epochs.",
+    )
+    prompts: str | None = key(
+        None,
+        "JSON file of prompt lists (category, variant, list) for captions, documents and questions; null: those of "
+        "the package.",
+        example="prompts.json",
     )
     shuffle: bool = key(True, "Shuffle every epoch; false: file order, sources one after the other.")
     seed: int = key(0, "Seed of the order of samples.", minimum=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from vlmforge.errors import DataError, Problem
@@ -16,10 +17,17 @@ BadKind = Literal[
     "refused_address",
     "undecodable_image",
     "oversized_image",
+    "unrenderable",
     "no_label",
+    "too_long",
 ]
 
 BAD_KINDS: tuple[BadKind, ...] = get_args(BadKind)
+
+
+def format_sample_id(source: str, index: int) -> str:
+    """The one spelling of a sample's name, `source#index`."""
+    return f"{source}#{index}"
 
 
 class BadSampleError(DataError):
@@ -32,3 +40,38 @@ class BadSampleError(DataError):
         """Keep the kind beside the problem."""
         super().__init__(problems)
         self.kind: BadKind = kind
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """One sample that is not trained on.
+
+    Attributes:
+        source: name of its source.
+        index: its row there.
+        kind: what is wrong with it; `too_long` is dropped, everything else is bad.
+        where: its file and place there.
+        reason: the rule that it breaks.
+    """
+
+    source: str
+    index: int
+    kind: BadKind
+    where: str
+    reason: str
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether it counts against `data.max_bad_ratio`."""
+        return self.kind != "too_long"
+
+    def as_dict(self) -> dict[str, str]:
+        """For `bad_samples.jsonl`."""
+        sample_id = format_sample_id(self.source, self.index)
+        return {"sample": sample_id, "kind": self.kind, "where": self.where, "reason": self.reason}
+
+    @classmethod
+    def because_of(cls, error: BadSampleError, source: str, index: int) -> LeftOut:
+        """A sample that an error is about."""
+        problem = error.problems[0]
+        return cls(source, index, error.kind, problem.where, problem.what)

@@ -1,7 +1,7 @@
 """Samples that come with the package, each a pure function of its index: no file, no download, no state.
 
-`text`, `messages` and `prompt_response` stand in for a recipe's own data at `scale=tiny`; `dates` is a task
-small enough for a model of a few layers to learn from nothing.
+Those that are called like a format, and `image_messages`, stand in for a recipe's own data at `scale=tiny`; `dates` is
+a task small enough for a model of a few layers to learn from nothing.
 """
 
 from __future__ import annotations
@@ -11,9 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vlmforge.data import builtin_images
+from vlmforge.data.draw import draw_square
+
 PREFIX = "builtin:"
 
 _COLOURS = ("red", "blue", "green", "white", "black", "brown", "grey", "pink")
+_RGB = {
+    "red": (220, 30, 30), "blue": (30, 60, 220), "green": (20, 160, 60), "white": (255, 255, 255),
+    "black": (0, 0, 0), "brown": (120, 70, 20), "grey": (128, 128, 128), "pink": (250, 150, 190),
+}  # fmt: skip
 _THINGS = ("boat", "kite", "drum", "lamp", "cart", "bell", "coat", "rope")
 _CITIES = ("Oslo", "Lima", "Cairo", "Quito", "Rome", "Delhi", "Paris", "Accra")
 
@@ -83,6 +90,26 @@ def _messages(index: int) -> dict[str, Any]:
     return {"messages": turns}
 
 
+def _image_messages(index: int) -> dict[str, Any]:
+    """Questions about small drawn pictures: one, two in a conversation, in an answer, or (every fourth row) none."""
+    if index % 4 == 3:
+        return _messages(index)
+    colour, _, _ = _pick(index)
+    # Sides of 18 to 65 pixels, so that pictures differ in shape.
+    picture = draw_square(18 + index * 7 % 48, 18 + index * 13 % 48, _RGB[colour])
+    content: list[dict[str, Any]] = [
+        {"type": "image", "image": picture},
+        {"type": "text", "text": "Which colour is the square?"},
+    ]
+    turns = [{"role": "user", "content": content}, {"role": "assistant", "content": colour.capitalize()}]
+    if index % 4 == 2:
+        other = {"type": "image", "image": draw_square(24, 40, _RGB[_COLOURS[(index + 3) % 8]])}
+        question = [{"type": "text", "text": "And here: "}, other, {"type": "text", "text": "the same?"}]
+        answer = [{"type": "text", "text": "No, unlike "}, other, {"type": "text", "text": " it is not."}]
+        turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"messages": turns}
+
+
 def _dates(index: int) -> dict[str, Any]:
     """A date in words and the same date in ISO 8601; every index has a date of its own."""
     date = _FIRST_DAY + datetime.timedelta(days=index * _DAY_STRIDE % _NUM_DAYS)
@@ -96,6 +123,15 @@ BUILTINS: Mapping[str, Builtin] = {
     "text": Builtin("text", 64, _text),
     "messages": Builtin("messages", 64, _messages),
     "prompt_response": Builtin("prompt_response", 64, _prompt_response),
+    "image_messages": Builtin("messages", 64, _image_messages),
+    "llava": Builtin("llava", 64, builtin_images.llava),
+    "sharegpt": Builtin("sharegpt", 64, builtin_images.sharegpt),
+    "captioning": Builtin("captioning", 64, builtin_images.captioning),
+    "vqa": Builtin("vqa", 64, builtin_images.vqa),
+    "multi_choice_vqa": Builtin("multi_choice_vqa", 64, builtin_images.multi_choice_vqa),
+    "ocr": Builtin("ocr", 64, builtin_images.ocr),
+    "similarity_interleaved": Builtin("similarity_interleaved", 64, builtin_images.similarity_interleaved),
+    "energon": Builtin("energon", 64, builtin_images.captioning),
     "dates": Builtin("prompt_response", _NUM_DATES, _dates),
 }
 

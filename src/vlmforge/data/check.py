@@ -21,6 +21,7 @@ from vlmforge.data.formats.base import advise_column
 from vlmforge.data.leaves import Group, Leaf
 from vlmforge.data.locations import FILE_SUFFIXES, Kind, classify_path, expand_paths
 from vlmforge.data.mixture import name_leaves
+from vlmforge.data.prompts import Prompts, load_prompts
 from vlmforge.data.sample import Sample
 from vlmforge.data.sources import ENERGON, Source, build_reading, open_parts, open_source, rows_problem
 from vlmforge.data.sources.base import RawRow, Rows
@@ -42,11 +43,16 @@ def check_data(config: Config, origins: Mapping[str, str]) -> list[Problem]:
     """
     builder = BlendBuilder()
     problems: list[Problem] = []
+    try:
+        prompts = load_prompts(config.data.prompts)
+    except DataError as error:
+        at = origins.get("data.prompts", "data.prompts")
+        return [replace(problem, where=at) for problem in error.problems]
     for blend in BLENDS:
         group = builder.build(config.data, blend)
         for leaf, name in name_leaves(group):
             if leaf.source.path and leaf.source.format in FORMATS:
-                problems.extend(_LeafCheck(leaf, name, origins, config.data.on_bad_sample).problems())
+                problems.extend(_LeafCheck(leaf, name, origins, config.data.on_bad_sample, prompts).problems())
         if blend == "train":
             problems.extend(_check_file_order(config, group, origins))
     return [*(_name_origin(problem, origins) for problem in builder.problems), *problems]
@@ -79,7 +85,7 @@ def _check_file_order(config: Config, group: Group, origins: Mapping[str, str]) 
 class _LeafCheck:
     """The checks of one source."""
 
-    def __init__(self, leaf: Leaf, name: str, origins: Mapping[str, str], on_bad_sample: str) -> None:
+    def __init__(self, leaf: Leaf, name: str, origins: Mapping[str, str], on_bad_sample: str, prompts: Prompts) -> None:
         """Take the source and its name."""
         self._leaf = leaf
         self._source = leaf.source
@@ -88,6 +94,7 @@ class _LeafCheck:
         self._at = leaf.at
         self._origins = origins
         self._on_bad_sample = on_bad_sample
+        self._prompts = prompts
 
     def problems(self) -> list[Problem]:
         """All of them; what rests on a file that is not there is not looked at."""
@@ -96,11 +103,11 @@ class _LeafCheck:
             found.extend(self._check_split())
             if found or not is_openable(self._source):
                 return found
-            reading = build_reading(self._source, self._name)
+            reading = build_reading(self._source, self._name, self._prompts)
             parts = open_parts(self._source, reading)
             if not is_countable(parts):
                 return self._check_head(reading, parts[0])
-            opened = open_source(self._without_rows(), self._name)
+            opened = open_source(self._without_rows(), self._name, self._prompts)
         except DataError as error:
             return [self._join_where(problem, "path") for problem in error.problems]
         return [*self._check_rows(opened.ends[-1]), *self._check_first_rows(opened)]

@@ -6,16 +6,16 @@ global batch, so all ledgers are equal without talking to each other.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from vlmforge.data.sample import RenderedSample, format_sample_id
+from vlmforge.data.bad import LeftOut, format_sample_id
+from vlmforge.data.sample import RenderedSample
 from vlmforge.errors import DataError, Problem
 
 _BAD_IDS_KEPT = 10
-
-HoleKind = Literal["dropped", "bad"]
 
 
 @dataclass
@@ -50,31 +50,44 @@ class SourceCounts:
 
 
 class Ledger:
-    """Counts by source, and the ids of the first bad samples."""
+    """Counts by source, and the ids of the first bad samples.
+
+    Attributes:
+        sources: counts by source.
+        bad_kinds: how many samples of a source are bad in which way.
+        bad_ids: the first bad samples.
+        left_out: of one step, every sample that was left out; a run's ledger does not keep them.
+    """
 
     def __init__(self) -> None:
         """An empty ledger."""
         self.sources: dict[str, SourceCounts] = {}
+        self.bad_kinds: dict[str, Counter[str]] = {}
         self.bad_ids: list[str] = []
+        self.left_out: list[LeftOut] = []
 
     def count_sample(self, sample: RenderedSample) -> None:
         """A sample that is trained on."""
         one = SourceCounts(1, sample.num_tokens, sample.num_label_tokens, truncated=int(sample.was_truncated))
         self._of(sample.source).add(one)
 
-    def count_hole(self, source: str, index: int, kind: HoleKind) -> None:
-        """A sample that is left out."""
-        counts = self._of(source)
-        if kind == "dropped":
+    def count_left_out(self, sample: LeftOut) -> None:
+        """A sample that is not trained on."""
+        self.left_out.append(sample)
+        counts = self._of(sample.source)
+        if not sample.is_bad:
             counts.dropped += 1
             return
         counts.bad += 1
-        self._keep_bad_ids([format_sample_id(source, index)])
+        self.bad_kinds.setdefault(sample.source, Counter())[sample.kind] += 1
+        self._keep_bad_ids([format_sample_id(sample.source, sample.index)])
 
     def add(self, other: Ledger) -> None:
         """Add another ledger, for example that of a step, to this one."""
         for name, counts in other.sources.items():
             self._of(name).add(counts)
+        for name, kinds in other.bad_kinds.items():
+            self.bad_kinds.setdefault(name, Counter()).update(kinds)
         self._keep_bad_ids(other.bad_ids)
 
     def check_bad_ratio(self, max_bad_ratio: float, num_rows: int) -> None:
@@ -95,8 +108,10 @@ class Ledger:
         raise DataError(
             Problem(
                 what=f"{bad} of {seen} samples are bad, more than data.max_bad_ratio = {max_bad_ratio}",
-                where=f"samples {', '.join(self.bad_ids)}{', ...' if bad > len(self.bad_ids) else ''}",
-                fix="mend them; data.on_bad_sample=error says what is wrong with the first",
+                where=f"samples {', '.join(self.bad_ids)}{', ...' if bad > len(self.bad_ids) else ''} "
+                f"({self._tell_kinds()})",
+                fix="mend them (bad_samples.jsonl in the run folder says what is wrong with each), or raise "
+                "data.max_bad_ratio",
             )
         )
 
@@ -106,6 +121,7 @@ class Ledger:
             "sources": {
                 name: {**asdict(counts), "share": self._share(counts.samples, "samples")}
                 | {"token_share": self._share(counts.tokens, "tokens")}
+                | {"bad_kinds": dict(sorted(self.bad_kinds.get(name, Counter()).items()))}
                 for name, counts in sorted(self.sources.items())
             },
             "bad_ids": list(self.bad_ids),
@@ -118,6 +134,7 @@ class Ledger:
         names = [field.name for field in fields(SourceCounts)]
         for source, counts in state["sources"].items():
             ledger.sources[source] = SourceCounts(**{name: counts[name] for name in names})
+            ledger.bad_kinds[source] = Counter(counts.get("bad_kinds", {}))
         ledger.bad_ids = list(state["bad_ids"])
         return ledger
 
@@ -132,6 +149,13 @@ class Ledger:
                 f"{name:<{width}}  {self._share(counts.samples, 'samples'):.1%} of the samples, "
                 f"{self._share(counts.tokens, 'tokens'):.1%} of the tokens: {counts.samples} samples{left_out}"
             )
+
+    def _tell_kinds(self) -> str:
+        """How many are bad in which way."""
+        total: Counter[str] = Counter()
+        for kinds in self.bad_kinds.values():
+            total.update(kinds)
+        return ", ".join(f"{number} {kind}" for kind, number in total.most_common())
 
     def _share(self, number: int, kind: Literal["samples", "tokens"]) -> float:
         """A number of samples or tokens as a share of all that were used."""

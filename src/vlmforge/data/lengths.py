@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vlmforge.config.schema import Config
+from vlmforge.data.bad import BadSampleError
 from vlmforge.data.mixture import open_blend
 from vlmforge.data.render import Renderer, build_renderer
 from vlmforge.data.sources import Source
@@ -53,7 +54,7 @@ def _measure(source: Source, renderer: Renderer) -> tuple[int, int]:
     for k in range(min(NUM_MEASURED, num_rows)):
         try:
             sample = renderer.render(source.sample(k * num_rows // min(NUM_MEASURED, num_rows)))
-        except DataError:
+        except BadSampleError:
             # Training tells what is wrong when the sample's turn comes, or leaves it out.
             continue
         num_tokens += sample.num_tokens

@@ -17,7 +17,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from vlmforge.errors import DataError, Problem
+from vlmforge.data.bad import BadKind, BadSampleError
+from vlmforge.errors import Problem
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -75,7 +76,7 @@ class Media:
                 image.load()
                 return _to_rgb(ImageOps.exif_transpose(image) if is_turned else image)
             except _PIL_ERRORS as error:
-                raise self._error(f"the picture cannot be decoded: {error}", _REPLACE) from None
+                raise self._error(f"the picture cannot be decoded: {error}", _REPLACE, "undecodable_image") from None
 
     def read_bytes(self) -> bytes:
         """The whole file.
@@ -95,16 +96,19 @@ class Media:
             try:
                 image = Image.open(file, formats=_FORMATS)
             except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-                raise self._error(f"the picture has more than {MAX_PIXELS} pixels", _SHRINK) from None
+                raise self._error(
+                    f"the picture has more than {MAX_PIXELS} pixels", _SHRINK, "oversized_image"
+                ) from None
             except _PIL_ERRORS:
                 formats = ", ".join(_FORMATS)
-                raise self._error(f"the file is no picture that can be read ({formats})", _REPLACE) from None
+                what = f"the file is no picture that can be read ({formats})"
+                raise self._error(what, _REPLACE, "undecodable_image") from None
             width, height = image.size
             if width * height > MAX_PIXELS:
                 what = f"the picture has {width} x {height} pixels, more than {MAX_PIXELS}"
-                raise self._error(what, _SHRINK)
+                raise self._error(what, _SHRINK, "oversized_image")
             if width < 1 or height < 1:
-                raise self._error(f"the picture has {width} x {height} pixels", _REPLACE)
+                raise self._error(f"the picture has {width} x {height} pixels", _REPLACE, "undecodable_image")
             yield image
 
     @contextmanager
@@ -121,16 +125,16 @@ class Media:
                 file.seek(0)
                 yield file
         except FileNotFoundError:
-            raise self._error(f"file {self.path} does not exist", _ROOT) from None
+            raise self._error(f"file {self.path} does not exist", _ROOT, "missing_file") from None
         except (OSError, ValueError, ImportError) as error:
-            raise self._error(f"file {self.path} cannot be read: {error}", _ROOT) from None
+            raise self._error(f"file {self.path} cannot be read: {error}", _ROOT, "missing_file") from None
 
     def _check_bytes(self, num_bytes: int) -> None:
         if num_bytes > MAX_BYTES:
-            raise self._error(f"the file has {num_bytes} bytes, more than {MAX_BYTES}", _SHRINK)
+            raise self._error(f"the file has {num_bytes} bytes, more than {MAX_BYTES}", _SHRINK, "oversized_image")
 
-    def _error(self, what: str, fix: str) -> DataError:
-        return DataError(Problem(what, self.name, fix))
+    def _error(self, what: str, fix: str, kind: BadKind) -> BadSampleError:
+        return BadSampleError(Problem(what, self.name, fix), kind)
 
 
 _REPLACE = "replace the file, or leave such samples out with  data.on_bad_sample=skip"
@@ -166,6 +170,7 @@ def open_media(value: Any, place: Place, name: str) -> Media:
             raise place.error(
                 f"{name} = {value[:120]} is an address on the network, which is not fetched because data says so",
                 "fetch the files beforehand, or allow it for this source with  fetch_media: true",
+                "refused_address",
             )
         return Media(None, path, f"{told}, {path}")
     return Media(None, join_path(place.media_root, path), f"{told}, {path}")
@@ -191,11 +196,15 @@ def _decode_data_url(url: str, place: Place, name: str) -> bytes:
     """The bytes in `data:<type>;base64,<...>`."""
     header, _, body = url.partition(",")
     if not header.endswith(";base64"):
-        raise place.error(f"{name} is a data: URL that is not in base64", "write data:image/png;base64,...")
+        raise place.error(
+            f"{name} is a data: URL that is not in base64", "write data:image/png;base64,...", "undecodable_image"
+        )
     try:
         return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise place.error(f"{name} is a data: URL that cannot be decoded: {error}", "encode it again") from None
+        raise place.error(
+            f"{name} is a data: URL that cannot be decoded: {error}", "encode it again", "undecodable_image"
+        ) from None
 
 
 def _orientation(image: Image) -> int:

@@ -11,6 +11,7 @@ from vlmforge.config.sources import BlendName
 from vlmforge.data.blend import SampleOrder
 from vlmforge.data.leaves import Group, Leaf
 from vlmforge.data.phases import SourceShare
+from vlmforge.data.prompts import Prompts, load_prompts
 from vlmforge.data.shares import SizedSource, derive_shares, needs_lengths
 from vlmforge.data.sources import Source, name_sources, open_source
 from vlmforge.data.tree import build_blend
@@ -68,7 +69,8 @@ def open_blend(data: DataConfig, blend: BlendName) -> OpenBlend:
         DataError: the file of a blend or a source cannot be read.
     """
     group = build_blend(data, blend)
-    return OpenBlend(group, tuple(open_leaf(leaf, name) for leaf, name in name_leaves(group)))
+    prompts = load_prompts(data.prompts)
+    return OpenBlend(group, tuple(open_leaf(leaf, name, prompts) for leaf, name in name_leaves(group)))
 
 
 def name_leaves(group: Group) -> Iterator[tuple[Leaf, str]]:
@@ -77,13 +79,13 @@ def name_leaves(group: Group) -> Iterator[tuple[Leaf, str]]:
     return zip(leaves, name_sources([leaf.source for leaf in leaves]), strict=True)
 
 
-def open_leaf(leaf: Leaf, name: str) -> Source:
+def open_leaf(leaf: Leaf, name: str, prompts: Prompts) -> Source:
     """Open one source with the rows that its subsets leave.
 
     Raises:
         DataError: it cannot be opened, or no row is left.
     """
-    source = open_source(leaf.source, name)
+    source = open_source(leaf.source, name, prompts)
     start, stop = source.start, source.stop
     for subset in leaf.subsets:
         start, stop = subset.narrow(start, stop)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from vlmforge.config.schema import Config
+from vlmforge.data.bad import BadSampleError
 from vlmforge.data.sample import Message, Place, RenderedSample, Sample
 from vlmforge.data.template import (
     TemplateError,
@@ -36,8 +37,12 @@ if TYPE_CHECKING:
 __all__ = ["Renderer", "TooLongError", "find_end_marker", "render_prompt"]
 
 
-class TooLongError(DataError):
+class TooLongError(BadSampleError):
     """A sample does not fit into `stage.seq_len`."""
+
+    def __init__(self, problem: Problem) -> None:
+        """Of its own kind, which `data.on_too_long` decides about."""
+        super().__init__(problem, "too_long")
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ class Renderer:
             was_truncated,
         )
         if not rendered.num_label_tokens:
-            raise place.error(*_explain_no_label(sample, was_truncated))
+            raise place.error(*_explain_no_label(sample, was_truncated), "no_label")
         return rendered
 
     def _tokenize(self, sample: Sample) -> tuple[list[int], list[bool]]:
@@ -138,7 +143,7 @@ class Renderer:
         try:
             turns = render_turns(self._tokenizer, sample.conversation() or (), sample.tools)
         except TemplateError as error:
-            raise sample.place.error(error.what, error.fix) from None
+            raise sample.place.error(error.what, error.fix, "unrenderable") from None
         starts = [start for start, _ in turns.spans]
         encoding, first_tokens = _encode_turns(self._tokenizer, turns.text, starts)
         is_label = [False] * len(encoding.ids)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vlmforge.data.bad import BadKind, BadSampleError
+from vlmforge.data.bad import BadKind, BadSampleError, format_sample_id
 from vlmforge.data.media import Media
 from vlmforge.errors import Problem
 
@@ -23,11 +23,6 @@ Message = Mapping[str, Any]
 # A turn's content: a string, or, where it has images or videos, its parts in order:
 # {"type": "text", "text": str}, {"type": "image", "image": Media}, {"type": "video", "video": Media}.
 Content = str | tuple[Mapping[str, Any], ...]
-
-
-def format_sample_id(source: str, index: int) -> str:
-    """The one spelling of a sample's name, `source#index`."""
-    return f"{source}#{index}"
 
 
 @dataclass(frozen=True)

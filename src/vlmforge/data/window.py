@@ -13,28 +13,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vlmforge.config.schema import Config
+from vlmforge.data.bad import BadSampleError, LeftOut
 from vlmforge.data.blend import SampleOrder
 from vlmforge.data.forecast import find_stream_end
-from vlmforge.data.ledger import HoleKind, Ledger
+from vlmforge.data.ledger import Ledger
 from vlmforge.data.lengths import measure_lengths
 from vlmforge.data.mixture import Lengths, open_blend
 from vlmforge.data.pack import PACKINGS
-from vlmforge.data.render import TooLongError, build_renderer
+from vlmforge.data.render import build_renderer
 from vlmforge.data.sample import RenderedSample, Row
 from vlmforge.data.sources import Source
 from vlmforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True)
-class Hole:
-    """A sample that is left out, and why."""
-
-    source: str
-    index: int
-    kind: HoleKind
 
 
 @dataclass(frozen=True)
@@ -47,12 +39,12 @@ class Window:
     """
 
     rows: tuple[Row, ...]
-    holes: tuple[Hole, ...]
+    holes: tuple[LeftOut, ...]
 
     def count_holes(self, ledger: Ledger) -> None:
         """Enter the holes in a ledger."""
         for hole in self.holes:
-            ledger.count_hole(hole.source, hole.index, hole.kind)
+            ledger.count_left_out(hole)
 
 
 @dataclass(frozen=True)
@@ -112,10 +104,10 @@ class WindowMaker:
             DataError: a sample is bad or too long, and the recipe says `error`.
         """
         samples: list[RenderedSample] = []
-        holes: list[Hole] = []
+        holes: list[LeftOut] = []
         for n in self._numbers(number):
             made = self._prepare(n)
-            (holes if isinstance(made, Hole) else samples).append(made)  # type: ignore[arg-type]
+            (holes if isinstance(made, LeftOut) else samples).append(made)  # type: ignore[arg-type]
         rows: list[Row] = [(sample,) for sample in samples]
         if self._pack is not None:
             packed = self._pack([sample.num_tokens for sample in samples], self._seq_len)
@@ -140,21 +132,18 @@ class WindowMaker:
         stop = start + self._window_size
         return range(start, stop if self.num_samples is None else min(stop, self.num_samples))
 
-    def _prepare(self, n: int) -> RenderedSample | Hole:
+    def _prepare(self, n: int) -> RenderedSample | LeftOut:
         """Sample n as tokens, or the hole it leaves."""
         source_number, i = self._order(n)
         source = self._sources[source_number]
         index = source.start + i
         try:
             return self._renderer.render(source.sample(i, f"{self._seed}/{n}"))
-        except TooLongError:
-            if self._on_too_long != "drop":
+        except BadSampleError as error:
+            is_left_out = self._on_too_long == "drop" if error.kind == "too_long" else self._on_bad_sample == "skip"
+            if not is_left_out:
                 raise
-            return Hole(source.name, index, "dropped")
-        except DataError:
-            if self._on_bad_sample == "error":
-                raise
-            return Hole(source.name, index, "bad")
+            return LeftOut.because_of(error, source.name, index)
 
 
 def build_train_windows(

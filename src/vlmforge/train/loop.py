@@ -113,7 +113,9 @@ def _one_step(session: Session, records: Records, step_batches: Iterator[StepBat
     if is_last or _is_due(step, config.evaluate.every_steps):
         with tell_shortage(config, session.world, "score", f"validating after step {step}"):
             line |= validate(session, records)
-    records.write_step(line, batch.sample_ids)
+    records.write_step(line, batch)
+    # After the record, which says what is wrong with each bad sample.
+    session.ledger.check_bad_ratio(config.data.max_bad_ratio, session.loader.samples_per_epoch)
     with tell_shortage(config, session.world, "save", f"saving after step {step}"):
         _keep(session, records, is_last)
 
@@ -147,7 +149,6 @@ def _update(session: Session, batch: StepBatch, step: int) -> tuple[float, StepR
             world=session.world,
         )
     session.ledger.add(batch.ledger)
-    session.ledger.check_bad_ratio(config.data.max_bad_ratio, session.loader.samples_per_epoch)
     state.step = step
     state.num_tokens_seen += result.num_tokens
     state.data = {"position": batch.state, "ledger": session.ledger.as_dict()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from vlmforge.config.encode import encode_absolute, to_yaml
 from vlmforge.config.schema import Config
 from vlmforge.data.fingerprint import fingerprint_sources
 from vlmforge.data.ledger import Ledger
-from vlmforge.data.loader import TrainLoader, build_train_loader
+from vlmforge.data.loader import StepBatch, TrainLoader, build_train_loader
 from vlmforge.data.mixture import Lengths
 from vlmforge.errors import CheckpointError, Problem
 from vlmforge.generate.load import stop_ids
@@ -86,13 +86,17 @@ class Records:
 
     metrics: MetricsWriter
     batches: JsonLines
+    bad_samples: JsonLines
     trackers: list[Tracker]
     progress: Progress
 
-    def write_step(self, line: dict[str, Any], sample_ids: Sequence[str]) -> None:
+    def write_step(self, line: dict[str, Any], batch: StepBatch) -> None:
         """Record and show one finished step."""
         self.metrics.write(line)
-        self.batches.write({"step": line["step"], "sample_ids": list(sample_ids)})
+        self.batches.write({"step": line["step"], "sample_ids": list(batch.sample_ids)})
+        if batch.ledger.left_out:
+            left_out = [sample.as_dict() for sample in batch.ledger.left_out]
+            self.bad_samples.write({"step": line["step"], "samples": left_out})
         for tracker in self.trackers:
             tracker.log(line, line["step"])
         self.progress.update(line)
@@ -220,15 +224,16 @@ def open_records(session: Session, progress: Progress) -> Iterator[Records]:
     step = session.state.step
     metrics = MetricsWriter(run.path / "metrics.jsonl", enabled=is_main)
     batches = JsonLines(run.path / "batches.jsonl", enabled=is_main and config.logging.sample_ids)
-    metrics.cut_after(step)
-    batches.cut_after(step)
+    bad_samples = JsonLines(run.path / "bad_samples.jsonl", enabled=is_main)
+    for lines in (metrics, batches, bad_samples):
+        lines.cut_after(step)
     trackers: list[Tracker] = []
     if is_main:
         name = run.path.name
         trackers = build_trackers(config.logging.trackers, run.path, name, encode_absolute(config), resumed_step=step)
     try:
-        with metrics, batches:
-            yield Records(metrics, batches, trackers, progress)
+        with metrics, batches, bad_samples:
+            yield Records(metrics, batches, bad_samples, trackers, progress)
     finally:
         for tracker in trackers:
             tracker.close()

@@ -10,8 +10,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from vlmforge.data.prompts import Prompts, load_prompts
 from vlmforge.data.sample import Place, Sample
 from vlmforge.errors import nearest
 
@@ -30,7 +32,7 @@ class Guidance:
     seed: str = ""
     key: str = ""
     subflavors: Mapping[str, Any] = field(default_factory=dict)
-    prompts: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    prompts: Prompts = field(default_factory=partial(load_prompts, None))
 
     def random(self) -> random.Random:
         """A source of choices that starts anew with every call."""

@@ -1,5 +1,8 @@
 """Format `messages`: a conversation in OpenAI's shape, with images and with tools if there are any.
 
+Pictures and films stand in the turns themselves, or, as in verl's rows, in the columns `images` and `videos`, in the
+order of the tags `<image>` and `<video>` (or of empty parts) in the turns.
+
 Column stores fill the fields that a turn does not have with nulls; those are dropped, so that a template sees
 the turn as it was written.
 """
@@ -11,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlmforge.data.formats.base import Format, Guidance
+from vlmforge.data.formats.turns import merge_media, open_parts
 from vlmforge.data.media import open_media
 from vlmforge.data.sample import Content, Message, Place, Sample, content_media, content_text
 from vlmforge.errors import one_of
@@ -21,18 +25,22 @@ MEDIA = ("image", "video")
 
 def _parse(fields: Mapping[str, Any], place: Place, guidance: Guidance) -> Sample:
     """A sample of a conversation."""
-    turns = _decode_list(fields["messages"], "messages", place)
+    turns = decode_list(fields["messages"], "messages", place)
     if not turns:
-        raise place.error("messages is an empty list", "give the conversation at least one turn")
-    tools = _decode_list(fields["tools"], "tools", place) if "tools" in fields else []
+        raise place.error("messages is an empty list", "give the conversation at least one turn", "empty")
+    tools = decode_list(fields["tools"], "tools", place) if "tools" in fields else []
+    messages = tuple(_parse_turn(turn, f"messages[{k}]", place) for k, turn in enumerate(turns))
+    if any(_has_placeholder(turn) for turn in turns) or fields.get("images") or fields.get("videos"):
+        images = open_parts("image", fields.get("images"), place, "images")
+        messages = merge_media(messages, images, open_parts("video", fields.get("videos"), place, "videos"), place)
     return Sample(
         place,
-        messages=tuple(_parse_turn(turn, f"messages[{k}]", place) for k, turn in enumerate(turns)),
+        messages=messages,
         tools=tuple(drop_nulls(tool) for tool in tools) or None,
     )
 
 
-def _decode_list(value: Any, column: str, place: Place) -> list[Any]:
+def decode_list(value: Any, column: str, place: Place) -> list[Any]:
     """A list of objects, given as such or as a JSON string."""
     if isinstance(value, str):
         try:
@@ -66,9 +74,18 @@ def _parse_turn(raw: Mapping[str, Any], name: str, place: Place) -> Message:
             'for example  {"role": "user", "content": "..."}',
         )
     turn["content"] = _parse_content(turn, name, place)
+    if turn["role"] == "assistant" and not turn.get("tool_calls"):
+        _require_answer(turn["content"], f"{name}.content", place)
     if "tool_calls" in turn:
         turn["tool_calls"] = [_parse_tool_call(call, f"{name}.tool_calls", place) for call in turn["tool_calls"]]
     return turn
+
+
+def _require_answer(content: Content, name: str, place: Place) -> None:
+    """An answer that says something; nothing can be learnt from another."""
+    if not content_text(content).strip() and not content_media(content):
+        fix = "give the answer some text, or leave such rows out with  data.on_bad_sample=skip"
+        raise place.error(f"{name} is empty, and it is an answer", fix, "empty")
 
 
 def _parse_content(turn: Mapping[str, Any], name: str, place: Place) -> Content:
@@ -93,11 +110,28 @@ def _parse_part(part: Any, name: str, place: Place) -> Mapping[str, Any]:
             return {"type": "text", "text": part["text"]}
         for medium in MEDIA:
             if kind in (medium, f"{medium}_url", f"input_{medium}"):
-                value = next((part[key] for key in (medium, f"{medium}_url", "path", "url") if key in part), None)
+                value = _media_value(part, medium)
+                if value is None:
+                    return {"type": "text", "text": f"<{medium}>"}
                 return {"type": medium, medium: open_media(value, place, f"{name}.{medium}")}
     raise place.error(
         f"{name} is a part of type {kind}; text, image and video are read",
         'for example  {"type": "text", "text": "..."} or {"type": "image", "image": "cat.png"}',
+    )
+
+
+def _media_value(part: Mapping[str, Any], medium: str) -> Any:
+    """Where a part says its picture or film is; None: nowhere, so a column of the row has it."""
+    return next((part[key] for key in (medium, f"{medium}_url", "path", "url") if part.get(key) is not None), None)
+
+
+def _has_placeholder(turn: Mapping[str, Any]) -> bool:
+    """Whether a turn has parts whose pictures or films stand in a column of the row, as verl's rows have them."""
+    parts = turn.get("content")
+    return isinstance(parts, list) and any(
+        isinstance(part, Mapping) and part.get("type") == medium and _media_value(part, medium) is None
+        for part in parts
+        for medium in MEDIA
     )
 
 
@@ -118,4 +152,4 @@ def _parse_tool_call(call: Any, name: str, place: Place) -> dict[str, Any]:
     return {"type": "function", **call, "function": {**function, "arguments": arguments}}
 
 
-MESSAGES = Format(name="messages", required=("messages",), optional=("tools",), parse_fields=_parse)
+MESSAGES = Format(name="messages", required=("messages",), optional=("tools", "images", "videos"), parse_fields=_parse)

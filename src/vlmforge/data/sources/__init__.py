@@ -16,6 +16,7 @@ from vlmforge.data.builtin import BUILTINS, PREFIX
 from vlmforge.data.files import is_url
 from vlmforge.data.formats import FORMATS, Format
 from vlmforge.data.locations import FILE_SUFFIXES, Kind, classify_path, expand_paths
+from vlmforge.data.prompts import Prompts, load_prompts
 from vlmforge.data.sources.base import Rows, unreadable_error
 from vlmforge.data.sources.builtin import BuiltinRows
 from vlmforge.data.sources.csv import CsvRows
@@ -41,7 +42,6 @@ __all__ = [
     "rows_problem",
 ]
 
-Prompts = Mapping[str, Mapping[str, tuple[str, ...]]]
 ENERGON = "energon"
 
 
@@ -90,17 +90,20 @@ def build_reading(config: SourceConfig, name: str, prompts: Prompts | None = Non
     """
     prepared = _find_prepared(config)
     subflavors = {**(prepared[0].subflavors if prepared else {}), **config.subflavors}
-    format, columns = FORMATS[config.format], config.columns
-    if config.format == ENERGON and prepared:
+    format, columns = FORMATS[config.format or ENERGON], config.columns
+    if format is FORMATS[ENERGON] and prepared:
         format, columns = FORMATS[prepared[0].format_name], prepared[0].columns
         for other in prepared[1:]:
             if (other.class_name, other.columns) != (prepared[0].class_name, prepared[0].columns):
                 what = f"{other.path} and {prepared[0].path} are prepared as different samples"
                 raise DataError(Problem(what, other.path, "make them two sources"))
-    elif config.format == ENERGON:
+    elif format is FORMATS[ENERGON]:
         # Built-in samples of a recipe that has prepared data.
-        format = FORMATS[BUILTINS[ENERGON].format]
-    return Reading(name, format, columns, config.fetch_media, subflavors, prompts or {})
+        format = FORMATS["captioning"]
+    if subflavors.get("augmentation"):
+        what = f"source {name}: subflavor augmentation = {subflavors['augmentation']}, and pictures are not augmented"
+        raise DataError(Problem(what, f"source {name}", "subflavors: {augmentation: false}, also in .nv-meta"))
+    return Reading(name, format, columns, config.fetch_media, subflavors, prompts or load_prompts(None))
 
 
 def open_parts(config: SourceConfig, reading: Reading) -> list[tuple[Rows, str]]:

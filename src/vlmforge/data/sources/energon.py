@@ -134,6 +134,10 @@ def open_prepared(prepared: Prepared, split: str | None) -> list[PreparedRows]:
             f"does not count the samples of shard {unknown[0]}",
             "energon prepare again, or give the shards themselves as path:  path: folder/*.tar",
         )
+    for shard in prepared.splits[wanted]:
+        # A look at each is cheap on this machine, and dear at an address.
+        if not is_url(prepared.path) and not is_file(f"{prepared.path}/{shard}"):
+            raise _error(f"{prepared.path}/{shard}", "does not exist, and split.yaml names it", "energon prepare again")
     return [PreparedRows(prepared, shard) for shard in prepared.splits[wanted] if prepared.counts[shard]]
 
 

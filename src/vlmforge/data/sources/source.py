@@ -5,10 +5,12 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 from vlmforge.data.formats import Format
 from vlmforge.data.formats.base import Guidance
+from vlmforge.data.prompts import Prompts, load_prompts
 from vlmforge.data.sample import Place, Sample
 from vlmforge.data.sources.base import RawRow, Rows, RowStream
 from vlmforge.data.sources.tar import KEY
@@ -32,7 +34,7 @@ class Reading:
     columns: Mapping[str, str]
     may_fetch: bool = False
     subflavors: Mapping[str, Any] = field(default_factory=dict)
-    prompts: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    prompts: Prompts = field(default_factory=partial(load_prompts, None))
 
     def parse(self, row: RawRow, place: Place, seed: str) -> Sample:
         """A sample of a raw row; what is chosen at random in it depends on `seed` alone.
