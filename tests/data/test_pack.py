@@ -1,10 +1,14 @@
 import random
+from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vlmforge.data.collate import collate
 from vlmforge.data.pack import PACKINGS, pack_best_fit, pack_knapsack
+from vlmforge.data.sample import RenderedSample
 
 EITHER = pytest.mark.parametrize("pack", PACKINGS.values(), ids=PACKINGS)
 
@@ -21,6 +25,22 @@ def test_packing_loses_nothing_and_never_exceeds(pack, lengths):
 def test_no_two_rows_of_best_fit_would_fit_into_one(lengths):
     fills = sorted(sum(lengths[position] for position in row) for row in pack_best_fit(lengths, 50))
     assert len(fills) < 2 or fills[0] + fills[1] > 50
+
+
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=40),
+    pack=st.sampled_from(list(PACKINGS.values())),
+)
+def test_unpacking_gives_the_samples_back(lengths, pack):
+    samples = [
+        RenderedSample(np.full(length, k, np.int32), np.ones(length, np.bool_), "s", k)
+        for k, length in enumerate(lengths)
+    ]
+    batch = collate([tuple(samples[k] for k in row) for row in pack(lengths, 12)])
+    borders = batch.cu_seq_lens.tolist()
+    pieces = [batch.input_ids[0, a:b].tolist() for a, b in pairwise(borders)]
+    assert sorted(pieces) == sorted(sample.input_ids.tolist() for sample in samples)
+    assert sorted(batch.sample_ids) == sorted(sample.sample_id for sample in samples)
 
 
 @EITHER

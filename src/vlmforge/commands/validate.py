@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 
 from vlmforge.commands.configuring import LoadedRecipe, load_config
 from vlmforge.commands.request import Request
 from vlmforge.config.derived import Axes, BatchSizes
 from vlmforge.config.schema import Config
+from vlmforge.config.sources import walk_sources
 from vlmforge.errors import EXIT_OK, ConfigError, Problem
 
 
@@ -25,7 +27,7 @@ def run(request: Request) -> int:
     has_data = request.flag("check_data", default=True)
     steps, lines = _look_ahead(loaded.config) if has_data else (loaded.config.stage.max_steps, [])
     print(describe(loaded, steps))
-    print("".join(f"    {line}\n" for line in lines), end="")
+    print("".join(f"    {line}\n" for line in [*_tell_streams(loaded.config), *lines]), end="")
     return EXIT_OK
 
 
@@ -34,6 +36,16 @@ def _check_on_meta(config: Config) -> list[Problem]:
     from vlmforge.models.build import check_on_meta
 
     return check_on_meta(config)
+
+
+def _tell_streams(config: Config) -> Iterator[str]:
+    """What cannot be promised of sources that are read as they arrive."""
+    for at, source in walk_sources(config.data.train, "data.train"):
+        if source.streaming:
+            yield (
+                f"{at}: {source.path[0]} is read as it arrives, in its own order, unshuffled; it cannot seek, so a run "
+                "goes on from the state that its checkpoint keeps"
+            )
 
 
 def _look_ahead(config: Config) -> tuple[int | None, list[str]]:

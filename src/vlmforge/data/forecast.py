@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from vlmforge.config.schema import Config, SourceConfig
 from vlmforge.data.blend import SampleOrder, count_samples
 from vlmforge.data.locations import Kind, classify_path, expand_paths
-from vlmforge.data.mixture import Lengths, OpenBlend, name_leaves, open_blend
+from vlmforge.data.mixture import Lengths, OpenBlend, count_rows, name_leaves, open_blend
 from vlmforge.data.sources import build_reading, open_parts
 from vlmforge.data.sources.base import Rows
 from vlmforge.data.tree import build_blend
@@ -30,22 +30,24 @@ class SourceForecast:
 
     Attributes:
         name: of the source.
-        num_rows: rows that are used.
+        num_rows: rows that are used; None: nobody knows.
         num_samples: that are drawn from it in the whole run.
         share: of all samples.
         token_share: of all tokens; None: lengths are not known.
     """
 
     name: str
-    num_rows: int
+    num_rows: int | None
     num_samples: int
     share: float
     token_share: float | None
 
     @property
-    def num_epochs(self) -> float:
-        """How often its rows come."""
-        return self.num_samples / self.num_rows
+    def passes(self) -> str:
+        """How often its rows come, for people."""
+        if self.num_rows is None:
+            return "read as it arrives"
+        return f"{self.num_samples / self.num_rows:.2f} epochs of {self.num_rows} rows"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Forecast:
         about = "about " if self.is_estimate else ""
         for source in self.sources:
             tokens = "" if source.token_share is None else f", {source.token_share:.1%} of the tokens"
-            amount = f"{about}{source.num_samples} samples, {source.num_epochs:.2f} epochs of {source.num_rows} rows"
+            amount = f"{about}{source.num_samples} samples, {source.passes}"
             yield f"{source.name:<{width}}  {source.share:.1%} of the samples{tokens}: {amount}"
 
 
@@ -83,7 +85,8 @@ def forecast(config: Config, blend: OpenBlend, lengths: Lengths | None) -> Forec
         return None
     order = blend.order(config.data, lengths)
     in_epoch = order.count(order.samples_per_epoch)
-    means = [lengths[source.name][0] / lengths[source.name][1] for source in blend.sources] if lengths else None
+    is_measured = lengths is not None and all(source.name in lengths for source in blend.sources)
+    means = [lengths[s.name][0] / lengths[s.name][1] for s in blend.sources] if lengths and is_measured else None
     end, by_steps = find_stream_end(config, order), _count_by_steps(config, in_epoch, means)
     if end is None and by_steps is None:
         return None
@@ -97,7 +100,7 @@ def forecast(config: Config, blend: OpenBlend, lengths: Lengths | None) -> Forec
         tuple(
             SourceForecast(
                 source.name,
-                len(source),
+                count_rows(source),
                 count,
                 count / max(1, total),
                 None if weighted is None else weighted[k] / max(1.0, sum(weighted)),

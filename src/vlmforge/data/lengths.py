@@ -13,7 +13,7 @@ from vlmforge.config.schema import Config
 from vlmforge.data.bad import BadSampleError
 from vlmforge.data.mixture import open_blend
 from vlmforge.data.render import Renderer, build_renderer
-from vlmforge.data.sources import Source
+from vlmforge.data.sources import Source, StreamSource
 from vlmforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
@@ -24,17 +24,18 @@ NUM_MEASURED = 512
 
 
 def measure_lengths(
-    config: Config, sources: Sequence[Source], tokenizer: PreTrainedTokenizerBase
+    config: Config, sources: Sequence[Source | StreamSource], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, tuple[int, int]]:
     """Tokens and samples of a part of each source, by its name.
 
-    Samples that training would leave out are left out here; those it cuts are counted as cut.
+    Sources that cannot seek are passed over: they have no rows spread over them. Samples that training would leave out
+    are left out here; those it cuts are counted as cut.
 
     Raises:
         DataError: none of a source's is left.
     """
     renderer = build_renderer(config, tokenizer)
-    return {source.name: _measure(source, renderer) for source in sources}
+    return {source.name: _measure(source, renderer) for source in sources if isinstance(source, Source)}
 
 
 def measure_train_lengths(config: Config, tokenizer: PreTrainedTokenizerBase) -> dict[str, tuple[int, int]] | None:

@@ -22,6 +22,7 @@ from vlmforge.data.deal import deal, deal_by_tokens, deal_rows
 from vlmforge.data.ledger import Ledger
 from vlmforge.data.mixture import Lengths, open_blend
 from vlmforge.data.sample import Row, Sample
+from vlmforge.data.sources import Source
 from vlmforge.data.window import Window, WindowMaker, build_train_windows, build_validation_windows
 from vlmforge.data.workers import iterate_windows
 from vlmforge.errors import DataError, Problem
@@ -58,7 +59,7 @@ class StepBatch:
     num_tokens: int
     num_label_tokens: int
     ledger: Ledger
-    state: dict[str, int]
+    state: dict[str, Any]
 
 
 class TrainLoader:
@@ -83,7 +84,8 @@ class TrainLoader:
         self._num_data_ranks = num_data_ranks
         self._grad_accum_steps = grad_accum_steps
         self._max_tokens = config.stage.max_tokens_per_micro_batch
-        self._state = {"window": 0, "rows_used": 0} | ({k: int(v) for k, v in state.items()} if state else {})
+        self._state: dict[str, Any] = {"window": 0, "rows_used": 0} | dict(state or {})
+        windows.go_on_from(self._state.get("streams", {}))
 
     def __iter__(self) -> Iterator[StepBatch]:
         """Steps from the present state on."""
@@ -91,11 +93,11 @@ class TrainLoader:
             self._state = state
             yield self._build_step(rows, ledger, state)
 
-    def iterate_rows(self) -> Iterator[tuple[list[Row], Ledger, dict[str, int]]]:
+    def iterate_rows(self) -> Iterator[tuple[list[Row], Ledger, dict[str, Any]]]:
         """The rows of each step before they are dealt, what they add to the ledger by holes, the state after them."""
         return self._chain_packed() if self._is_packed else self._one_window_a_step()
 
-    def state(self) -> dict[str, int]:
+    def state(self) -> dict[str, Any]:
         """Where the step after the last one yielded starts."""
         return dict(self._state)
 
@@ -108,15 +110,15 @@ class TrainLoader:
                 raise _nothing_left()
             yield window
 
-    def _one_window_a_step(self) -> Iterator[tuple[list[Row], Ledger, dict[str, int]]]:
+    def _one_window_a_step(self) -> Iterator[tuple[list[Row], Ledger, dict[str, Any]]]:
         """Unpacked: a window is a step, with its holes."""
         first = self._state["window"]
         for number, window in enumerate(self._make_windows(first), first):
             ledger = Ledger()
             window.count_holes(ledger)
-            yield list(window.rows), ledger, {"window": number + 1, "rows_used": 0}
+            yield list(window.rows), ledger, _place(number, window, len(window.rows))
 
-    def _chain_packed(self) -> Iterator[tuple[list[Row], Ledger, dict[str, int]]]:
+    def _chain_packed(self) -> Iterator[tuple[list[Row], Ledger, dict[str, Any]]]:
         """Packed: rows run on over windows; only the very last step may be short.
 
         A window's holes are counted with the step that reaches its first row.
@@ -130,15 +132,13 @@ class TrainLoader:
             for used, row in enumerate(window.rows[rows_used:], rows_used + 1):
                 rows.append(row)
                 if len(rows) == self._rows_per_step:
-                    is_finished = used == len(window.rows)
-                    state = {"window": number + is_finished, "rows_used": 0 if is_finished else used}
-                    yield rows, ledger, state
+                    yield rows, ledger, _place(number, window, used)
                     rows, ledger = [], Ledger()
             rows_used = 0
         if rows:
             yield rows, ledger, {"window": self._windows.num_windows or 0, "rows_used": 0}
 
-    def _build_step(self, rows: list[Row], ledger: Ledger, state: dict[str, int]) -> StepBatch:
+    def _build_step(self, rows: list[Row], ledger: Ledger, state: dict[str, Any]) -> StepBatch:
         """Deal and collate the rows of a step."""
         samples = [sample for row in rows for sample in row]
         for sample in samples:
@@ -155,6 +155,14 @@ class TrainLoader:
     def _deal(self, rows: list[Row]) -> list[list[Row]]:
         """The rows of each of this rank's micro-batches."""
         return deal(rows, self._data_rank, self._num_data_ranks, self._grad_accum_steps, self._max_tokens)
+
+
+def _place(number: int, window: Window, rows_used: int) -> dict[str, Any]:
+    """Where the rows after the first `rows_used` of a window are."""
+    is_finished = rows_used == len(window.rows)
+    streams = window.streams_after if is_finished else window.streams_before
+    place: dict[str, Any] = {"window": number + is_finished, "rows_used": 0 if is_finished else rows_used}
+    return place | ({"streams": streams} if streams else {})
 
 
 def build_train_loader(
@@ -264,6 +272,7 @@ def validation_samples(config: Config, limit: int | None) -> list[Sample]:
     """
     samples: list[Sample] = []
     for source in open_blend(config.data, "validation").sources:
+        assert isinstance(source, Source), "a validation source that cannot seek passed gate 1"
         wanted = len(source) if limit is None else min(len(source), limit - len(samples))
         samples.extend(source.sample(i) for i in range(wanted))
     return samples

@@ -13,10 +13,12 @@ from vlmforge.data.leaves import Group, Leaf
 from vlmforge.data.phases import SourceShare
 from vlmforge.data.prompts import Prompts, load_prompts
 from vlmforge.data.shares import SizedSource, derive_shares, needs_lengths
-from vlmforge.data.sources import Source, name_sources, open_source
+from vlmforge.data.sources import Source, StreamSource, name_sources, open_source, open_stream
 from vlmforge.data.tree import build_blend
 from vlmforge.errors import DataError, Problem
 
+# Rows of a source that nobody can count: more than any training draws.
+STREAM_ROWS = 1 << 40
 # Tokens and samples that a source's mean length was measured on, by the source's name.
 Lengths = Mapping[str, tuple[int, int]]
 
@@ -31,7 +33,7 @@ class OpenBlend:
     """
 
     group: Group
-    sources: tuple[Source, ...]
+    sources: tuple[Source | StreamSource, ...]
 
     @property
     def needs_lengths(self) -> bool:
@@ -50,7 +52,7 @@ class OpenBlend:
             ConfigError: weights meet `data.shuffle=false`.
         """
         sized = [
-            SizedSource(source.name, len(source), None if lengths is None else Fraction(*lengths[source.name]))
+            SizedSource(source.name, count_rows(source) or STREAM_ROWS, _mean(lengths, source.name))
             for source in self.sources
         ]
         derived = derive_shares(self.group, sized)
@@ -58,7 +60,7 @@ class OpenBlend:
 
     def file_order(self) -> SampleOrder:
         """Every row once, sources one after the other: how validation reads."""
-        shares = [SourceShare(source.name, len(source), None) for source in self.sources]
+        shares = [SourceShare(source.name, count_rows(source) or STREAM_ROWS, None) for source in self.sources]
         return SampleOrder(shares, seed=0, is_shuffled=False)
 
 
@@ -79,12 +81,23 @@ def name_leaves(group: Group) -> Iterator[tuple[Leaf, str]]:
     return zip(leaves, name_sources([leaf.source for leaf in leaves]), strict=True)
 
 
-def open_leaf(leaf: Leaf, name: str, prompts: Prompts) -> Source:
+def count_rows(source: Source | StreamSource) -> int | None:
+    """Rows of a source; None: it cannot seek, and nobody knows."""
+    return len(source) if isinstance(source, Source) else None
+
+
+def _mean(lengths: Lengths | None, name: str) -> Fraction | None:
+    return Fraction(*lengths[name]) if lengths is not None and name in lengths else None
+
+
+def open_leaf(leaf: Leaf, name: str, prompts: Prompts) -> Source | StreamSource:
     """Open one source with the rows that its subsets leave.
 
     Raises:
         DataError: it cannot be opened, or no row is left.
     """
+    if leaf.source.streaming:
+        return open_stream(leaf.source, name, prompts)
     source = open_source(leaf.source, name, prompts)
     start, stop = source.start, source.stop
     for subset in leaf.subsets:

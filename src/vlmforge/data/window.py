@@ -1,8 +1,9 @@
 """Windows: the rows made of a fixed run of consecutive sample numbers.
 
-A window's rows are a pure function of its number. Unpacked, a window is one global batch and each sample is
-its own row; packed, it is `stage.packing_window` samples that share rows. A sample that is left out is a
-hole: no other takes its place. This file has no torch in it, so that a worker process can run it as it is.
+A window's rows are a pure function of its number, unless a source cannot seek: then windows are made in order.
+Unpacked, a window is one global batch and each sample is its own row; packed, it is `stage.packing_window` samples that
+share rows. A sample that is left out is a hole: no other takes its place. This file has no torch in it, so that a
+worker process can run it as it is.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vlmforge.config.schema import Config
+from vlmforge.data.arrivals import Arrivals, StreamStates
 from vlmforge.data.bad import BadSampleError, LeftOut
 from vlmforge.data.blend import SampleOrder
 from vlmforge.data.forecast import find_stream_end
@@ -21,8 +23,8 @@ from vlmforge.data.lengths import measure_lengths
 from vlmforge.data.mixture import Lengths, open_blend
 from vlmforge.data.pack import PACKINGS
 from vlmforge.data.render import build_renderer
-from vlmforge.data.sample import RenderedSample, Row
-from vlmforge.data.sources import Source
+from vlmforge.data.sample import RenderedSample, Row, Sample
+from vlmforge.data.sources import Arrival, Source, StreamSource
 from vlmforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
@@ -36,10 +38,14 @@ class Window:
     Attributes:
         rows: the rows, none of them empty.
         holes: samples left out.
+        streams_before: where sources that cannot seek were before it; empty if there are none.
+        streams_after: where they are after it.
     """
 
     rows: tuple[Row, ...]
     holes: tuple[LeftOut, ...]
+    streams_before: StreamStates = field(default_factory=dict)
+    streams_after: StreamStates = field(default_factory=dict)
 
     def count_holes(self, ledger: Ledger) -> None:
         """Enter the holes in a ledger."""
@@ -61,7 +67,7 @@ class WindowMaker:
         self,
         config: Config,
         tokenizer: PreTrainedTokenizerBase,
-        sources: tuple[Source, ...],
+        sources: tuple[Source | StreamSource, ...],
         order: SampleOrder,
         window_size: int,
         num_samples: int | None,
@@ -78,6 +84,7 @@ class WindowMaker:
         """
         self.num_samples = num_samples
         self._sources = sources
+        self._arrivals = Arrivals(sources, {})
         self._order = order
         self._window_size = window_size
         self._seed = config.data.seed
@@ -86,6 +93,10 @@ class WindowMaker:
         self._on_too_long = config.data.on_too_long
         self._on_bad_sample = config.data.on_bad_sample
         self._renderer = build_renderer(config, tokenizer)
+
+    def go_on_from(self, streams: StreamStates) -> None:
+        """Take up sources that cannot seek where a window before this one left them."""
+        self._arrivals = Arrivals(self._sources, streams)
 
     @property
     def num_windows(self) -> int | None:
@@ -103,6 +114,7 @@ class WindowMaker:
         Raises:
             DataError: a sample is bad or too long, and the recipe says `error`.
         """
+        before = self._arrivals.states()
         samples: list[RenderedSample] = []
         holes: list[LeftOut] = []
         for n in self._numbers(number):
@@ -112,7 +124,7 @@ class WindowMaker:
         if self._pack is not None:
             packed = self._pack([sample.num_tokens for sample in samples], self._seq_len)
             rows = [tuple(samples[position] for position in positions) for positions in packed]
-        return Window(tuple(rows), tuple(holes))
+        return Window(tuple(rows), tuple(holes), before, self._arrivals.states())
 
     def try_make(self, number: int) -> Window | WindowFailure:
         """The same with problems as a value."""
@@ -135,15 +147,25 @@ class WindowMaker:
     def _prepare(self, n: int) -> RenderedSample | LeftOut:
         """Sample n as tokens, or the hole it leaves."""
         source_number, i = self._order(n)
-        source = self._sources[source_number]
-        index = source.start + i
+        source, seed = self._sources[source_number], f"{self._seed}/{n}"
+        arrival = self._arrivals.take(source.name) if isinstance(source, StreamSource) else None
+        index = source.start + i if isinstance(source, Source) else arrival.index if arrival else 0
         try:
-            return self._renderer.render(source.sample(i, f"{self._seed}/{n}"))
+            return self._renderer.render(_read(source, arrival or i, seed))
         except BadSampleError as error:
             is_left_out = self._on_too_long == "drop" if error.kind == "too_long" else self._on_bad_sample == "skip"
             if not is_left_out:
                 raise
             return LeftOut.because_of(error, source.name, index)
+
+
+def _read(source: Source | StreamSource, which: Arrival | int, seed: str) -> Sample:
+    """A row by its number, or one that has arrived."""
+    if isinstance(source, StreamSource):
+        assert isinstance(which, Arrival), "a stream has no numbers"
+        return source.sample(which, seed)
+    assert isinstance(which, int), "a source that can seek has no arrivals"
+    return source.sample(which, seed)
 
 
 def build_train_windows(

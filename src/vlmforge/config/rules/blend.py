@@ -77,6 +77,36 @@ def check_unit(subject: Subject) -> Iterator[Finding]:
                 )
 
 
+def check_streams(subject: Subject) -> Iterator[Finding]:
+    """A source that cannot seek has no number of rows, and its windows are made in order."""
+    data, stage = subject.config.data, subject.config.stage
+    for at, sources in _lists(data.train, "data.train"):
+        for index, source in enumerate(sources):
+            if not source.streaming:
+                continue
+            where = f"{at}.{index}"
+            what = f"{where}.streaming = true: nobody knows how many rows there are"
+            if len(sources) > 1 and source.weight is None:
+                yield Finding((f"{where}.streaming",), f"{what}, so it needs a weight", f"{where}.weight=1.0")
+            if source.max_epochs is not None:
+                fix = f"{where}.max_samples=<number>, or remove {where}.max_epochs"
+                yield Finding((f"{where}.max_epochs", f"{where}.streaming"), f"{what}, so epochs are not counted", fix)
+    streams = [at for at, source in walk_sources(data.train, "data.train") if source.streaming]
+    if not streams:
+        return
+    at = f"{streams[0]}.streaming"
+    units = [data.weight_unit, *(source.weight_unit for _, source in walk_sources(data.train, "data.train"))]
+    if any(unit in ("tokens", "epochs") for unit in units):
+        fix = "data.weight_unit=samples, or a copy of the data on this machine without streaming"
+        yield Finding((at, "data.weight_unit"), f"{at} = true: weights can be in samples only", fix)
+    if stage.max_epochs is not None:
+        what = f"stage.max_epochs = {scalar_text(stage.max_epochs)} counts rows, and {at} = true has no number of them"
+        yield Finding(("stage.max_epochs", at), what, "~stage.max_epochs stage.max_steps=100")
+    if data.num_workers > 1:
+        what = f"data.num_workers = {data.num_workers}: windows of a source that cannot seek ({at}) are made in order"
+        yield Finding(("data.num_workers", at), what, "data.num_workers=1")
+
+
 def check_nesting(subject: Subject) -> Iterator[Finding]:
     """An entry is a source, or a list of sources, or the file of a blend, and says nothing of the others."""
     empty = SourceConfig()
@@ -112,4 +142,4 @@ def check_names(subject: Subject) -> Iterator[Finding]:
             seen.add(name or "")
 
 
-RULES: tuple[Rule, ...] = (check_weights, check_mixing, check_unit, check_nesting, check_names)
+RULES: tuple[Rule, ...] = (check_weights, check_mixing, check_unit, check_streams, check_nesting, check_names)

@@ -81,10 +81,6 @@ def check_streaming(subject: Subject) -> Iterator[Finding]:
     for at, source in _sources(subject):
         if not source.streaming:
             continue
-        if at.startswith("data.train"):
-            # To be taken out once the loader goes on from `Arrival.state` of a source that cannot seek.
-            what = f"{at}.streaming = true is not available in this version"
-            yield Finding((f"{at}.streaming",), what, f"{at}.streaming=false")
         if at.startswith("data.validation"):
             what = f"{at}.streaming = true: validation data must have an end"
             yield Finding((f"{at}.streaming",), what, f"{at}.streaming=false")

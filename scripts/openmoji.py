@@ -1,0 +1,99 @@
+"""Pictures of OpenMoji with what each shows, out of the one archive that npm has.
+
+Pictures are drawn from their SVG, which needs `resvg_py`. `fetch_assets.py` writes the files.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+INDEX = "package/data/openmoji.json"
+DRAWING = "package/color/svg/{}.svg"
+# Flags and brands are names rather than things to see; variants of skin share a caption.
+LEFT_OUT_GROUPS = ("flags", "component", "extras-openmoji", "extras-unicode")
+QUESTION = "What does this picture show?"
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One picture.
+
+    Attributes:
+        hexcode: its code points, which its file is called by.
+        text: what it shows.
+    """
+
+    hexcode: str
+    text: str
+
+    @property
+    def file_name(self) -> str:
+        """Of the picture, relative to the asset's folder."""
+        return f"images/{self.hexcode}.png"
+
+
+def choose_captions(index: str, limit: int) -> list[Caption]:
+    """Captions spread evenly over those that are words about a thing, in OpenMoji's order."""
+    usable = [
+        Caption(entry["hexcode"], entry["annotation"])
+        for entry in json.loads(index)
+        if not entry["skintone"] and entry["group"] not in LEFT_OUT_GROUPS
+    ]
+    return [usable[k * len(usable) // limit] for k in range(min(limit, len(usable)))]
+
+
+def draw_pictures(archive_path: Path, captions: Sequence[Caption], folder: Path, size: int) -> None:
+    """Write the picture of each caption as a PNG of `size` pixels squared."""
+    import resvg_py
+
+    (folder / "images").mkdir()
+    with tarfile.open(archive_path) as archive:
+        for caption in captions:
+            drawing = archive.extractfile(DRAWING.format(caption.hexcode))
+            assert drawing is not None, caption.hexcode
+            svg = drawing.read().decode()
+            png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
+            (folder / caption.file_name).write_bytes(bytes(png))
+
+
+def read_index(archive_path: Path) -> str:
+    """The list of all pictures."""
+    with tarfile.open(archive_path) as archive:
+        index = archive.extractfile(INDEX)
+        assert index is not None, INDEX
+        return index.read().decode()
+
+
+def write_csv(captions: Sequence[Caption]) -> str:
+    """A table of pictures and captions."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("image", "caption"))
+    writer.writerows((caption.file_name, caption.text) for caption in captions)
+    return text.getvalue()
+
+
+def write_messages(captions: Sequence[Caption]) -> str:
+    """The same as conversations of one question and one answer, one JSON object on a line."""
+    rows = (
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image", "image": caption.file_name},
+                        {"type": "text", "text": QUESTION},
+                    ],
+                },
+                {"role": "assistant", "content": caption.text},
+            ]
+        }
+        for caption in captions
+    )
+    return "".join(json.dumps(row) + "\n" for row in rows)
