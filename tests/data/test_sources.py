@@ -50,12 +50,43 @@ def test_line_starts_are_found_across_chunks(tmp_path, monkeypatch):
 
 def test_parquet_rows_come_from_their_row_group(tmp_path, monkeypatch):
     monkeypatch.setattr("vlmforge.data.sources.parquet._CACHE_BYTES", 1)
+    monkeypatch.setattr("vlmforge.data.sources.cache.CACHE_FOLDER", tmp_path / "cache")
     path = str(tmp_path / "a.parquet")
     pq.write_table(pa.Table.from_pylist(ROWS), path, row_group_size=3)
     rows = ParquetRows(path, ["prompt"])
     assert len(rows) == 10
     assert [rows[i] for i in (9, 0, 3, 2, 8)] == [{"prompt": f"q{i}"} for i in (9, 0, 3, 2, 8)]
     assert rows.locate(4) == f"{path} row 4"
+
+
+@pytest.fixture
+def small_cache(tmp_path, monkeypatch):
+    """One decoded row group of a Parquet file is all that memory holds."""
+    monkeypatch.setattr("vlmforge.data.sources.parquet._CACHE_BYTES", 400)
+    monkeypatch.setattr("vlmforge.data.sources.cache.CACHE_FOLDER", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def test_a_parquet_file_that_memory_does_not_hold_is_copied_once_it_is_read_here_and_there(tmp_path, small_cache):
+    path = str(tmp_path / "a.parquet")
+    table = [{"messages": [{"role": "user", "content": f"q{k}"}], "image": {"bytes": b"x" * k}} for k in range(40)]
+    pq.write_table(pa.Table.from_pylist(table), path, row_group_size=4)
+    rows = ParquetRows(path)
+    assert [rows[i] for i in range(40)] == table
+    assert not small_cache.exists()
+    assert [rows[i] for i in (31, 2, 17, 39, 0)] == [table[i] for i in (31, 2, 17, 39, 0)]
+    assert [file.suffix for file in small_cache.iterdir() if file.suffix != ".lock"] == [".arrow"]
+
+
+def test_a_row_group_that_memory_does_not_hold_is_copied_but_its_first_rows_are_seen_at_once(tmp_path, small_cache):
+    path = str(tmp_path / "a.parquet")
+    table = [{"text": f"line {k} " * 20} for k in range(40)]
+    pq.write_table(pa.Table.from_pylist(table), path, compression="none", use_dictionary=False)
+    rows = ParquetRows(path)
+    assert (rows[3], *rows.head(2)) == (table[3], *table[:2])
+    assert not small_cache.exists()
+    assert [rows[i] for i in (39, 8)] == [table[39], table[8]]
+    assert small_cache.exists()
 
 
 def test_parquet_columns_of_structs_are_listed_with_dots(tmp_path):

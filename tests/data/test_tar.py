@@ -19,7 +19,7 @@ PAIRS = [{"prompt": f"q{k}", "response": f"a{k}" * k} for k in range(1, 8)]
 def cache(tmp_path, monkeypatch):
     """Tables of positions of this test alone, kept however small the file is."""
     folder = tmp_path / "cache"
-    monkeypatch.setattr("vlmforge.data.sources.index.CACHE_FOLDER", folder)
+    monkeypatch.setattr("vlmforge.data.sources.cache.CACHE_FOLDER", folder)
     monkeypatch.setattr("vlmforge.data.sources.index._KEEP_FROM_BYTES", 0)
     return folder
 
@@ -61,7 +61,7 @@ def test_rows_are_reached_in_any_order_and_the_table_is_made_once(tmp_path, monk
     path = write_shard(tmp_path / "a.tar", [{"json": row} for row in PAIRS])
     rows = TarRows(path)
     assert [rows[i]["json"]["prompt"] for i in (6, 0, 3)] == ["q7", "q1", "q4"]
-    assert [file.suffix for file in cache.iterdir()] == [".tar"]
+    assert sorted(file.suffix for file in cache.iterdir()) == [".lock", ".tar"]
     monkeypatch.setattr("vlmforge.data.sources.tar._iterate_starts", None)
     assert len(TarRows(path)) == 7
 

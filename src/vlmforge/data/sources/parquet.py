@@ -1,8 +1,7 @@
 """Rows of a Parquet file, decoded a row group at a time.
 
-Decoded groups of all files together stay in memory up to `_CACHE_BYTES` (and one group, if it alone is larger).
-Shuffled data that is larger than that is decoded again and again: it belongs in JSON lines, in tar shards or in a
-`datasets` folder.
+Decoded groups of all files together stay in memory up to `_CACHE_BYTES`. A file whose groups do not fit there, which
+shuffled reading would decode again and again, is decoded once into a copy on disk (`arrow_copy.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlmforge.data.files import is_url, split_url, stamp
-from vlmforge.data.sources.base import RawRow, empty_file_error, read_head
+from vlmforge.data.sources.arrow_copy import ArrowCopy
+from vlmforge.data.sources.base import RawRow, empty_file_error
 from vlmforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _CACHE_BYTES = 256 << 20
+_HEAD_ROWS = 8
 
 
 class ParquetRows:
@@ -49,6 +50,8 @@ class ParquetRows:
             raise empty_file_error(path)
         existing = self._file.schema_arrow.names
         self._columns = [name for name in existing if columns is None or name in columns]
+        self._decoded_before: set[int] = set()
+        self._copy: ArrowCopy | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -61,7 +64,14 @@ class ParquetRows:
             DataError: the file is damaged there.
         """
         group = int(np.searchsorted(self._starts, i, side="right")) - 1
-        row: dict[str, Any] = self._load(group).slice(i - int(self._starts[group]), 1).to_pylist()[0]
+        first = int(self._starts[group])
+        if self._copy is None and i - first < _HEAD_ROWS and self._is_large(group):
+            # Somebody who only looks at a file should not have to wait for its copy.
+            return self._decode_first(group, _HEAD_ROWS)[i - first]
+        table = None if self._copy else self._load(group)
+        if table is None:
+            return self._open_copy().row(i)
+        row: dict[str, Any] = table.slice(i - first, 1).to_pylist()[0]
         return row
 
     def locate(self, i: int) -> str:
@@ -73,15 +83,42 @@ class ParquetRows:
         return 0
 
     def head(self, count: int) -> list[RawRow | DataError]:
-        """The first rows."""
-        return read_head(self, count)
+        """The first rows, without the rest of their group."""
+        return [*self._decode_first(0, count)]
 
-    def _load(self, group: int) -> pa.Table:
-        """A decoded row group."""
+    def _decode_first(self, group: int, count: int) -> list[RawRow]:
+        """The first rows of a group."""
+        batches = self._file.iter_batches(count, row_groups=[group], columns=self._columns, use_threads=False)
+        rows: list[RawRow] = next(batches).to_pylist()
+        return rows
+
+    def _is_large(self, group: int) -> bool:
+        """Whether a row group is more than memory should hold."""
+        return int(self._file.metadata.row_group(group).total_byte_size) > _CACHE_BYTES
+
+    def _open_copy(self) -> ArrowCopy:
+        """The copy on disk.
+
+        Raises:
+            DataError: there is no room for it, or the file is damaged.
+        """
+        import pyarrow as pa
+
+        if self._copy is None:
+            try:
+                self._copy = ArrowCopy(self.path, _open(self.path), self._columns)
+            except (pa.ArrowException, OSError) as error:
+                raise DataError(_damaged(self.path, self.path, error)) from None
+        return self._copy
+
+    def _load(self, group: int) -> pa.Table | None:
+        """A decoded row group; None where a copy on disk serves better."""
         key = (self.path, self._stamp, group, tuple(self._columns))
         table = _DECODED.get(key)
         if table is not None:
             return table
+        if group in self._decoded_before or self._is_large(group):
+            return None
         import pyarrow as pa
 
         if is_url(self.path) and self._process != os.getpid():
@@ -92,6 +129,7 @@ class ParquetRows:
             table = self._file.read_row_group(group, columns=self._columns, use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise DataError(_damaged(self.path, f"{self.path} row group {group}", error)) from None
+        self._decoded_before.add(group)
         _DECODED.put(key, table)
         return table
 
