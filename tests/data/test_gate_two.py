@@ -62,7 +62,7 @@ def test_every_kind_of_mistake_is_told(make_config, broken, words):
 def test_a_file_of_another_kind_is_refused(make_config, tmp_path):
     (tmp_path / "a.tar.gz").write_text("x")
     (problem,) = check(make_config, source(tmp_path / "a.tar.gz"))
-    assert "must end in .jsonl, .parquet, .tar, .csv or .tsv" in problem.what
+    assert "must end in .jsonl, .json, .parquet, .tar, .csv or .tsv" in problem.what
     assert "gunzip" in problem.fix
 
 

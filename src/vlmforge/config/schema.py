@@ -169,9 +169,9 @@ class SourceConfig:
 
     path: tuple[str, ...] = key(
         tuple,
-        "File, pattern or list of them (.jsonl, .parquet, .csv, .tsv, .tar; `*` or `{000..009}`; local or an fsspec "
-        "URL), a folder that energon has prepared, a `datasets` folder or hub id, `builtin:<name>`, or the YAML file "
-        "of an energon blend.",
+        "File, pattern or list of them (.jsonl, .json, .parquet, .csv, .tsv, .tar; `*` or `{000..009}`; local or an "
+        "fsspec URL), a folder that energon has prepared, a `datasets` folder or hub id, `builtin:<name>`, or the YAML "
+        "file of an energon blend.",
         example="data/train.jsonl",
     )
     format: str = key("", "How a row becomes a sample; docs/data.md lists the formats.", example="messages")

@@ -13,12 +13,12 @@ from pathlib import Path
 from vlmforge.data.builtin import PREFIX
 from vlmforge.data.files import expand_pattern, has_pattern, is_file, is_url
 
-FILE_SUFFIXES = (".jsonl", ".parquet", ".tar", ".csv", ".tsv")
+FILE_SUFFIXES = (".jsonl", ".json", ".parquet", ".tar", ".csv", ".tsv")
 # The folder in which `energon prepare` leaves what it found out about the shards beside it.
 PREPARED_META = ".nv-meta"
 _PREPARED_FILES = ("dataset.yaml", ".info.json", ".info.yaml")
 # Files that somebody may well point at, and that no reader takes; no hub id ends so.
-_FOREIGN_SUFFIXES = (".json", ".txt", ".arrow", ".gz", ".tgz", ".zst", ".zip", ".yaml", ".yml", ".pkl", ".xlsx")
+_FOREIGN_SUFFIXES = (".txt", ".arrow", ".gz", ".tgz", ".zst", ".zip", ".yaml", ".yml", ".pkl", ".xlsx")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 

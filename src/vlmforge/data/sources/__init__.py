@@ -21,6 +21,7 @@ from vlmforge.data.sources.base import Rows, unreadable_error
 from vlmforge.data.sources.builtin import BuiltinRows
 from vlmforge.data.sources.csv import CsvRows
 from vlmforge.data.sources.energon import Prepared, open_prepared, read_prepared
+from vlmforge.data.sources.json_list import JsonListRows
 from vlmforge.data.sources.jsonl import JsonlRows
 from vlmforge.data.sources.library import LibraryRows, LibraryStream
 from vlmforge.data.sources.parquet import ParquetRows
@@ -148,6 +149,8 @@ def _open_file(path: str, top_level_columns: Sequence[str]) -> Rows:
         return ParquetRows(path, top_level_columns)
     if path.endswith(".tar"):
         return TarRows(path)
+    if path.endswith(".json"):
+        return JsonListRows(path)
     return JsonlRows(path) if path.endswith(".jsonl") else CsvRows(path)
 
 
