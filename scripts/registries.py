@@ -82,7 +82,15 @@ class DebianPackage:
     def fetch(self, folder: Path) -> Path:
         """Download the package and unpack the wanted file, without root and without installing anything."""
         deb_path = download_debian(self, folder)
-        subprocess.run(["dpkg-deb", "-x", str(deb_path), str(folder / "deb")], check=True)
+        unpack = ["dpkg-deb", "-x", str(deb_path), str(folder / "deb")]
+        done = subprocess.run(unpack, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            problem = Problem(
+                what=f"dpkg-deb could not unpack {deb_path.name}: {' '.join(done.stderr.split())}",
+                where=str(folder),
+                fix="run this command again, with room on the disk; nothing was left half made",
+            )
+            raise FetchError(problem)
         target = folder / Path(self.member).stem
         with gzip.open(folder / "deb" / self.member) as packed, target.open("wb") as file:
             shutil.copyfileobj(packed, file)

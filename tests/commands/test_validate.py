@@ -164,7 +164,7 @@ BAD_OVERRIDES = [
         "stage.packing=none",
     ),
     (
-        "stage.max_tokens_per_micro_batch=2048 stage.micro_batch_size=4",
+        "stage.max_tokens_per_micro_batch=2048 stage.micro_batch_size=1",
         "are both set, and micro-batches are cut by tokens or by rows",
         "~stage.micro_batch_size",
     ),

@@ -73,6 +73,11 @@ def test_smaller_micro_batches_help_validation_too() -> None:
     assert remedies_of("smollm2/pretrain_wordnet", "score", *words) == [["stage.micro_batch_size=2"]]
 
 
+def test_rows_that_are_cut_by_tokens_go_to_any_number_of_ranks() -> None:
+    words = (*BY_TOKENS, "stage.max_tokens_per_micro_batch=4096", "parallelism.dp_shard=3")
+    assert ["parallelism.dp_shard=6"] in remedies_of("qwen2p5_0p5b/gsm8k_sp2", "step", *words)
+
+
 def test_more_ranks_come_with_a_micro_batch_that_fits() -> None:
     words = ("stage.micro_batch_size=4", "stage.global_batch_size=4")
     assert ["parallelism.dp_shard=2", "stage.micro_batch_size=2"] in remedies_of("smollm2/gsm8k_sft", "step", *words)

@@ -27,6 +27,7 @@ COMMANDS = {
     "forbidden": [*RUN, "model.pretrained=acme/forbidden"],
     "down": [*RUN, "model.pretrained=acme/down"],
     "revision": [*RUN, "model.pretrained=acme/good", "model.revision=v2"],
+    "astray": ["generate", "checkpoint=astray", "prompt=Hello"],
     "pickled": ["generate", "checkpoint=acme/pickled", "prompt=Hello"],
     "tokenizer": [*RUN, "model.pretrained=acme/good", "model.tokenizer=acme/gated"],
     "trained": [*RUN, *LORA, "model.pretrained=acme/good", "model.revision=v1", "run.name=hub"],
@@ -66,6 +67,9 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object
         "acme/down": Repo(files, refuses=(503, "")),
         "acme/pickled": Repo({**unsafe, "pytorch_model.bin": b"cos\nsystem\n"}),
     }
+    adapter = {"base_model_name_or_path": "acme/good", "revision": "v9", "peft_type": "LORA"}
+    (folder / "astray").mkdir()
+    (folder / "astray/adapter_config.json").write_text(json.dumps(adapter))
     with serve_hub(repos) as endpoint:
         found = finish(start(folder, endpoint, list(COMMANDS.values())))
     found.append({"folder": folder, "endpoint": endpoint})
@@ -80,6 +84,7 @@ REFUSALS = [
     ("forbidden", "answers with 403 Forbidden", "model.pretrained = acme/forbidden", "a token that may read it"),
     ("down", "answers with 503", "model.pretrained = acme/down", "hf download acme/down --local-dir FOLDER"),
     ("revision", "acme/good has no revision v2", "model.revision = v2", "~model.revision"),
+    ("astray", "acme/good has no revision v9", "adapter_config.json = acme/good, and revision = v9 there", "null for"),
     ("pickled", "acme/pickled has no .safetensors file", "checkpoint = acme/pickled", "save_pretrained(FOLDER)"),
     ("tokenizer", "acme/gated is gated", "model.tokenizer = acme/gated", "HF_TOKEN"),
 ]

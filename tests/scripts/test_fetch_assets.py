@@ -321,3 +321,12 @@ def test_wordnet_has_all_its_senses_and_holds_some_out():
     assert "zymology, zymurgy (noun): the branch of chemistry concerned with fermentation" in "\n".join(
         train + held_out
     )
+
+
+def test_a_package_that_cannot_be_unpacked_is_told_in_the_words_of_dpkg(tmp_path, debian, capsys):
+    (debian.tools / "dpkg-deb").write_text('#!/bin/sh\necho "dpkg-deb: error: unexpected end of file" >&2; exit 2\n')
+    assert fetch(tmp_path / "assets") == registries.EXIT_WRONG
+    error = capsys.readouterr().err
+    assert "dpkg-deb could not unpack toy_1.0_all.deb: dpkg-deb: error: unexpected end of file" in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "assets/toy").exists()

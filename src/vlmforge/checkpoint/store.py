@@ -81,14 +81,25 @@ def read_state(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the folder is no complete checkpoint.
     """
+    fix = "give a folder like runs/my-run/checkpoints/step-00000100"
+    return read_json(folder / STATE_FILE, "is no complete checkpoint", fix)
+
+
+def read_json(path: Path, without_it: str, fix: str) -> dict[str, Any]:
+    """A small JSON file of a folder that is no such folder without it.
+
+    Args:
+        path: of the file.
+        without_it: what the folder is then, for the message.
+        fix: last line of the message.
+
+    Raises:
+        CheckpointError: the file is missing or broken.
+    """
     try:
-        return json.loads((folder / STATE_FILE).read_text())
+        return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        problem = Problem(
-            f"{folder} is no complete checkpoint: {STATE_FILE} cannot be read",
-            str(folder),
-            "give a folder like runs/my-run/checkpoints/step-00000100",
-        )
+        problem = Problem(f"{path.parent} {without_it}: {path.name} cannot be read ({error})", str(path.parent), fix)
         raise CheckpointError(problem) from error
 
 

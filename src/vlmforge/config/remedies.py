@@ -66,11 +66,17 @@ def _shorter_rows(config: Config) -> str | None:
 
 
 def _more_ranks(config: Config, batch: BatchSizes) -> str | None:
-    total, num_data_ranks = config.stage.global_batch_size, 2 * batch.num_data_ranks
-    if total % num_data_ranks:
+    stage, num_data_ranks = config.stage, 2 * batch.num_data_ranks
+    also = ""
+    if stage.max_tokens_per_micro_batch is not None:
+        # Cut by tokens, each rank needs a row, and any number of rows goes.
+        if stage.global_batch_size < num_data_ranks:
+            return None
+    elif stage.global_batch_size % num_data_ranks:
         return None
-    micro = _divisor_up_to(total // num_data_ranks, config.stage.micro_batch_size)
-    also = "" if micro == config.stage.micro_batch_size else f" stage.micro_batch_size={micro}"
+    else:
+        micro = _divisor_up_to(stage.global_batch_size // num_data_ranks, stage.micro_batch_size)
+        also = "" if micro == stage.micro_batch_size else f" stage.micro_batch_size={micro}"
     return (
         f"parallelism.dp_shard={2 * batch.axes.dp_shard}{also} on {2 * batch.world_size} GPUs (each holds half of the "
         "weights and optimizer)"

@@ -6,7 +6,6 @@ order is: meta model, adapters, shard, load.
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from vlmforge.checkpoint.store import read_json
 from vlmforge.config.schema import AdapterConfig
 from vlmforge.errors import CheckpointError, ConfigError, Problem, nearest
 from vlmforge.models.family import Family
@@ -193,16 +193,8 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the folder is none.
     """
-    path = folder / "adapter_config.json"
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        problem = Problem(
-            f"{folder} is no PEFT folder: {path.name} cannot be read",
-            str(folder),
-            "give a folder with adapter_config.json and adapter_model.safetensors",
-        )
-        raise CheckpointError(problem) from error
+    fix = "give a folder with adapter_config.json and adapter_model.safetensors"
+    return read_json(folder / "adapter_config.json", "is no PEFT folder", fix)
 
 
 def load_peft_model(model: PreTrainedModel, folder: Path) -> PeftModel:

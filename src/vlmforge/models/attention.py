@@ -10,7 +10,7 @@ borders come in as `cu_seq_lens_q`, which every transformers decoder hands throu
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -190,8 +190,12 @@ def _chunk_size(module: nn.Module) -> int | None:
     return config.attention_chunk_size if is_chunked else None
 
 
+@lru_cache(maxsize=1)
 def cut_samples(borders: Tensor, size: int) -> Tensor:
-    """`cu_seq_lens` of samples cut into pieces of `size` tokens, each sample's last as long as what is left."""
+    """`cu_seq_lens` of samples cut into pieces of `size` tokens, each sample's last as long as what is left.
+
+    All layers of a micro-batch ask with the same tensor, and only the first has to wait for a GPU to tell its values.
+    """
     pieces = [
         torch.arange(start, stop, size, dtype=borders.dtype)
         for start, stop in zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True)

@@ -10,6 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+TEXT_REQUIRED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+)
+
 
 @dataclass(frozen=True)
 class Family:
@@ -44,10 +53,10 @@ class Family:
     model_type: str
     architecture: str
     fields: Mapping[str, tuple[type, ...]]
-    required: tuple[str, ...]
-    layers: str
-    groups: Mapping[str, str | tuple[str, ...]]
     tiny: Mapping[str, Any]
+    required: tuple[str, ...] = TEXT_REQUIRED
+    layers: str = "model.layers"
+    groups: Mapping[str, str | tuple[str, ...]] = field(default_factory=lambda: {"language_model": ""})
     tiny_drops: tuple[str, ...] = field(default=())
     decoder: str = "model"
     attentions: tuple[str, ...] = ("varlen", "sdpa", "eager")
@@ -166,15 +175,6 @@ def without(fields: Mapping[str, tuple[type, ...]], *names: str) -> dict[str, tu
     """The fields but those named."""
     return {name: types for name, types in fields.items() if name not in names}
 
-
-TEXT_REQUIRED = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-)
 
 # Two layers, grouped-query attention, and the 264 tokens of `builtin:bytes`.
 TINY_TEXT: Mapping[str, Any] = {

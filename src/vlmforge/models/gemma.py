@@ -3,7 +3,7 @@
 transformers `GemmaForCausalLM`. Files of 2024 say `hidden_act: gelu`; it has always meant the tanh approximation.
 """
 
-from vlmforge.models.family import NONE, TEXT_FIELDS, TEXT_REQUIRED, TINY_TEXT, Family
+from vlmforge.models.family import NONE, TEXT_FIELDS, TINY_TEXT, Family
 
 GEMMA = Family(
     name="gemma",
@@ -15,9 +15,6 @@ GEMMA = Family(
         "attention_bias": (bool,),
         "use_bidirectional_attention": (bool, NONE),
     },
-    required=TEXT_REQUIRED,
-    layers="model.layers",
-    groups={"language_model": ""},
     tiny={**TINY_TEXT, "head_dim": 32},
     has_liger=True,
 )

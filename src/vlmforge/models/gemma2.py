@@ -3,7 +3,7 @@
 transformers `Gemma2ForCausalLM`. Its scores are `cap * tanh(scores / cap)`, which `sdpa` does not compute.
 """
 
-from vlmforge.models.family import NONE, TEXT_FIELDS, TEXT_REQUIRED, TINY_TEXT, Family, without
+from vlmforge.models.family import NONE, TEXT_FIELDS, TINY_TEXT, Family, without
 
 GEMMA2 = Family(
     name="gemma2",
@@ -21,9 +21,6 @@ GEMMA2 = Family(
         "attn_logit_softcapping": (float, int, NONE),
         "use_bidirectional_attention": (bool, NONE),
     },
-    required=TEXT_REQUIRED,
-    layers="model.layers",
-    groups={"language_model": ""},
     tiny={**TINY_TEXT, "head_dim": 32},
     tiny_drops=("layer_types",),
     attentions=("varlen", "eager"),

@@ -3,7 +3,7 @@
 Five of six layers look back a window, with the base `rope_local_base_freq`; every sixth sees all, with `rope_theta`.
 """
 
-from vlmforge.models.family import NONE, TEXT_FIELDS, TEXT_REQUIRED, TINY_TEXT, Family, without
+from vlmforge.models.family import NONE, TEXT_FIELDS, TINY_TEXT, Family, without
 
 GEMMA3 = Family(
     name="gemma3",
@@ -23,9 +23,6 @@ GEMMA3 = Family(
         "attn_logit_softcapping": (NONE,),
         "use_bidirectional_attention": (bool, NONE),
     },
-    required=TEXT_REQUIRED,
-    layers="model.layers",
-    groups={"language_model": ""},
     tiny={**TINY_TEXT, "head_dim": 32, "layer_types": ["sliding_attention", "full_attention"]},
     rope_by_layer_type={"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"},
 )

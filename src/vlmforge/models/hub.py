@@ -71,17 +71,24 @@ def _explain(name: str, revision: str | None, key: str, error: Exception) -> tup
     if isinstance(error, GatedRepoError):
         return _explain_gated(name, where)
     if isinstance(error, RevisionNotFoundError):
-        return (
-            f"{name} has no revision {revision}",
-            f"model.revision = {revision}",
-            f"name a commit, tag or branch of {constants.ENDPOINT}/{name}/commits/main, or ~model.revision for its "
-            "main branch",
-        )
+        return _explain_revision(name, revision, key)
     if isinstance(error, RepositoryNotFoundError):
         return _explain_not_found(name, where)
     if isinstance(error, OSError) and error.errno is not None:
         return _explain_disk(name, key, error)
     return _explain_unreachable(name, revision, key, error)
+
+
+def _explain_revision(name: str, revision: str | None, key: str) -> tuple[str, str, str]:
+    other = f"name a commit, tag or branch of {constants.ENDPOINT}/{name}/commits/main"
+    is_recipe = key == "model.pretrained"
+    where = f"model.revision = {revision}" if is_recipe else f"{key} = {name}, and revision = {revision} there"
+    fix = (
+        f"{other}, or ~model.revision for its main branch"
+        if is_recipe
+        else f"{other} there, or null for its main branch"
+    )
+    return f"{name} has no revision {revision}", where, fix
 
 
 def _explain_gated(name: str, where: str) -> tuple[str, str, str]:

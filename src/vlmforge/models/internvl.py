@@ -7,7 +7,6 @@ transformers 5.
 from vlmforge.models.family import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    TEXT_REQUIRED,
     TINY_IMAGE_IDS,
     TINY_TEXT,
     Family,
@@ -57,7 +56,6 @@ INTERNVL = Family(
         },
     },
     text_section="text_config",
-    required=TEXT_REQUIRED,
     layers="model.language_model.layers",
     decoder="model.language_model",
     groups={

@@ -32,8 +32,6 @@ LLAMA4 = Family(
         "output_router_logits": (bool,),
     },
     required=(*TEXT_REQUIRED, "num_local_experts", "num_experts_per_tok"),
-    layers="model.layers",
-    groups={"language_model": ""},
     tiny={
         **TINY_TEXT,
         "head_dim": 32,

@@ -1,6 +1,6 @@
 """Mistral 7B: Llama whose every layer may look back a fixed window only (transformers `MistralForCausalLM`)."""
 
-from vlmforge.models.family import NONE, TEXT_FIELDS, TEXT_REQUIRED, TINY_TEXT, Family
+from vlmforge.models.family import NONE, TEXT_FIELDS, TINY_TEXT, Family
 
 MISTRAL = Family(
     name="mistral",
@@ -12,9 +12,6 @@ MISTRAL = Family(
         # transformers' default is 4096: files without a window say null.
         "sliding_window": (int, NONE),
     },
-    required=TEXT_REQUIRED,
-    layers="model.layers",
-    groups={"language_model": ""},
     tiny=TINY_TEXT,
     tiny_drops=("head_dim",),
     has_liger=True,

@@ -1,6 +1,6 @@
 """Qwen2 and Qwen2.5: Llama with biases on the query, key and value projections (transformers `Qwen2ForCausalLM`)."""
 
-from vlmforge.models.family import TEXT_FIELDS, TEXT_REQUIRED, TINY_TEXT, Family
+from vlmforge.models.family import TEXT_FIELDS, TINY_TEXT, Family
 
 QWEN2 = Family(
     name="qwen2",
@@ -13,9 +13,6 @@ QWEN2 = Family(
         "max_window_layers": (int,),
         "layer_types": (list, type(None)),
     },
-    required=TEXT_REQUIRED,
-    layers="model.layers",
-    groups={"language_model": ""},
     # One layer is below the windows, one above.
     tiny={**TINY_TEXT, "max_window_layers": 1},
     tiny_drops=("layer_types",),

@@ -1,6 +1,6 @@
 """Qwen3: Qwen2 without biases, with a norm on each head's queries and keys (transformers `Qwen3ForCausalLM`)."""
 
-from vlmforge.models.family import NONE, TEXT_FIELDS, TEXT_REQUIRED, TINY_TEXT, Family
+from vlmforge.models.family import NONE, TEXT_FIELDS, TINY_TEXT, Family
 
 QWEN3 = Family(
     name="qwen3",
@@ -15,9 +15,6 @@ QWEN3 = Family(
         "max_window_layers": (int,),
         "layer_types": (list, NONE),
     },
-    required=TEXT_REQUIRED,
-    layers="model.layers",
-    groups={"language_model": ""},
     # As in the full sizes, the heads together are wider than the model. One layer is below the windows, one above.
     tiny={**TINY_TEXT, "head_dim": 32, "max_window_layers": 1},
     tiny_drops=("layer_types",),

@@ -26,8 +26,6 @@ QWEN3_MOE = Family(
         "output_router_logits": (bool,),
     },
     required=(*TEXT_REQUIRED, "moe_intermediate_size", "num_experts", "num_experts_per_tok"),
-    layers="model.layers",
-    groups={"language_model": ""},
     tiny={**TINY_TEXT, "head_dim": 32, "moe_intermediate_size": 48, "num_experts": 4, "num_experts_per_tok": 2},
     tiny_drops=("mlp_only_layers",),
     # Of layers without experts; peft would put adapters into the experts of all others for these names.

@@ -4,7 +4,7 @@ transformers' `Qwen3VLForConditionalGeneration`. The text layers are Qwen3's, wi
 frequencies alternate (`mrope_interleaved`).
 """
 
-from vlmforge.models.family import HALF, TEXT_FIELDS, TEXT_REQUIRED, TINY_IMAGE_IDS, TINY_TEXT, Family, Vision, without
+from vlmforge.models.family import HALF, TEXT_FIELDS, TINY_IMAGE_IDS, TINY_TEXT, Family, Vision, without
 
 QWEN3_VL = Family(
     name="qwen3_vl",
@@ -42,7 +42,6 @@ QWEN3_VL = Family(
         },
     },
     text_section="text_config",
-    required=TEXT_REQUIRED,
     layers="model.language_model.layers",
     decoder="model.language_model",
     groups={

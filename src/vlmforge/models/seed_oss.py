@@ -1,6 +1,6 @@
 """Seed-OSS: Llama with biases on queries, keys and values, and dropout in the residual (`SeedOssForCausalLM`)."""
 
-from vlmforge.models.family import NONE, TEXT_FIELDS, TEXT_REQUIRED, TINY_TEXT, Family
+from vlmforge.models.family import NONE, TEXT_FIELDS, TINY_TEXT, Family
 
 SEED_OSS = Family(
     name="seed_oss",
@@ -14,9 +14,6 @@ SEED_OSS = Family(
         "mlp_bias": (bool,),
         "residual_dropout": (float, int),
     },
-    required=TEXT_REQUIRED,
-    layers="model.layers",
-    groups={"language_model": ""},
     # Dropout is drawn rank by rank: without it a tiny run is the same on any mesh.
     tiny={**TINY_TEXT, "head_dim": 32, "residual_dropout": 0.0},
 )

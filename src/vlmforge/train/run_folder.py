@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmforge.checkpoint.store import list_steps, read_state, step_folder
+from vlmforge.checkpoint.store import list_steps, read_json, read_state, step_folder
 from vlmforge.config.encode import encode_absolute, scalar_text
 from vlmforge.config.schema import Config
 from vlmforge.errors import CheckpointError, Problem
@@ -144,17 +144,11 @@ def read_lengths(run: RunFolder) -> dict[str, tuple[int, int]] | None:
 
 def _read_manifest(path: Path) -> dict[str, Any] | None:
     """The manifest of a run folder; None where there is no run."""
-    try:
-        return json.loads((path / "manifest.json").read_text())
-    except (FileNotFoundError, NotADirectoryError):
+    manifest = path / "manifest.json"
+    if not manifest.exists():
         return None
-    except (OSError, ValueError) as error:
-        problem = Problem(
-            f"{path / 'manifest.json'} cannot be read: {error}",
-            str(path),
-            "run.name=<another> for a new run; the checkpoints in the folder are untouched",
-        )
-        raise CheckpointError(problem) from error
+    fix = "run.name=<another> for a new run; the checkpoints in the folder are untouched"
+    return read_json(manifest, "holds a run that is damaged", fix)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -61,21 +61,33 @@ def check_layer_types(subject: Subject) -> Iterator[Finding]:
     if known is None or "layer_types" not in known[0].text_fields:
         return
     family, fields = known
-    local = "attention_chunk_size" if "attention_chunk_size" in family.text_fields else "sliding_window"
-    kind = "chunked_attention" if local == "attention_chunk_size" else "sliding_attention"
-    types = fields.get("layer_types")
-    # Unless it says otherwise, a family that has no switch for them has local layers.
-    has_local = kind in types if is_list(types) else "use_sliding_window" not in family.text_fields
+    is_chunked = "attention_chunk_size" in family.text_fields
+    kind, length = (
+        ("chunked_attention", "attention_chunk_size") if is_chunked else ("sliding_attention", "sliding_window")
+    )
     yield from _check_list(fields, "layer_types", (kind, "full_attention"))
-    is_off = fields.get("use_sliding_window", "use_sliding_window" not in family.text_fields) is False
-    if has_local and (is_off or (local in fields and fields[local] is None)):
-        name = "use_sliding_window" if is_off else local
-        fix = "model.config.use_sliding_window=true" if is_off else f"model.config.{local}=4096"
-        yield Finding(
-            (f"model.config.{name}", "model.config.layer_types"),
-            f"model.config.{name} = {scalar_text(fields.get(name))}, and layers of kind {kind} need their length",
-            f"{fix}, or set every item of model.config.layer_types to full_attention",
-        )
+    if not _has_layers_of(kind, family, fields):
+        return
+    has_switch = "use_sliding_window" in family.text_fields
+    if has_switch and fields.get("use_sliding_window", False) is False:
+        yield _layers_without_length(kind, "use_sliding_window", fields, "true")
+    elif length in fields and fields[length] is None:
+        yield _layers_without_length(kind, length, fields, "4096")
+
+
+def _has_layers_of(kind: str, family: FamilyFacts, fields: Mapping[str, Any]) -> bool:
+    """Whether some layers see a window or a chunk only; a family without a switch has them unless its list says no."""
+    types = fields.get("layer_types")
+    return kind in types if is_list(types) else "use_sliding_window" not in family.text_fields
+
+
+def _layers_without_length(kind: str, name: str, fields: Mapping[str, Any], works: str) -> Finding:
+    path = f"model.config.{name}"
+    return Finding(
+        (path, "model.config.layer_types"),
+        f"{path} = {scalar_text(fields.get(name))}, and layers of kind {kind} need their length",
+        f"{path}={works}, or set every item of model.config.layer_types to full_attention",
+    )
 
 
 def _check_list(fields: Mapping[str, Any], name: str, choices: tuple[object, ...]) -> Iterator[Finding]:

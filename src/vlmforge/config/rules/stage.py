@@ -214,7 +214,9 @@ def check_token_cap(subject: Subject) -> Iterator[Finding]:
             f"{path} = {cap} must be at least stage.seq_len = {stage.seq_len}, the length of the longest sample",
             f"{path}={stage.seq_len}, or stage.seq_len={cap}",
         )
-    if subject.is_set("stage.micro_batch_size"):
+    # In a file it may be the default that `show` has printed; on the command line somebody means it.
+    is_typed = subject.origins.get("stage.micro_batch_size", "").startswith(COMMAND_LINE)
+    if is_typed or subject.is_set("stage.micro_batch_size"):
         yield Finding(
             (path, "stage.micro_batch_size"),
             f"{path} = {cap} and stage.micro_batch_size = {stage.micro_batch_size} are both set, and micro-batches are "
