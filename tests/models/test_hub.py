@@ -70,6 +70,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object
     adapter = {"base_model_name_or_path": "acme/good", "revision": "v9", "peft_type": "LORA"}
     (folder / "astray").mkdir()
     (folder / "astray/adapter_config.json").write_text(json.dumps(adapter))
+    (folder / "astray/adapter_model.safetensors").touch()
     with serve_hub(repos) as endpoint:
         found = finish(start(folder, endpoint, list(COMMANDS.values())))
     found.append({"folder": folder, "endpoint": endpoint})

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+import vlmforge.train.loop  # noqa: F401 (so that the ranks are forked with everything imported)
 from vlmforge.cli import main
 
 # Recipes in a folder of this name stop after their first step and go on from there.

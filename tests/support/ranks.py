@@ -11,19 +11,21 @@ from tests.support.runs import ROOT, environment
 
 
 def start_ranks(module: str, world_size: int, folder: Path, *words: str) -> list[subprocess.Popen[str]]:
-    """`python -m <module> <folder> <words>` once for each rank; they meet through a file in the folder."""
-    common = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
+    """`python -m <module> <folder> <words>` as so many ranks; they meet through a file in the folder.
+
+    One process imports the module and forks the ranks: importing torch and transformers takes longer than most tests.
+    """
+    command = [sys.executable, "-m", "tests.support.fork_ranks", str(world_size), module, str(folder), *words]
     return [
         subprocess.Popen(
-            [sys.executable, "-m", module, str(folder), *words],
+            command,
             cwd=ROOT,
-            env={**environment(), **common, "RANK": str(rank), "VLMFORGE_RENDEZVOUS": f"file://{folder}/rendezvous"},
+            env={**environment(), "VLMFORGE_RENDEZVOUS": f"file://{folder}/rendezvous"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for rank in range(world_size)
     ]
 
 

@@ -48,7 +48,7 @@ def test_a_run_leaves_every_file_of_the_contract(here: Path) -> None:
     assert all(0 < line["mfu_ratio"] < 1 for line in lines)
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["completed_steps"] == 6
-    assert manifest["mesh"] == {"dp_replicate": 1, "dp_shard": 1}
+    assert manifest["mesh"] == dict.fromkeys(("pp", "dp_replicate", "dp_shard", "cp", "tp", "ep"), 1)
     assert set(manifest["versions"]) >= {"torch", "transformers", "vlmforge"}
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((run / "scores.json").read_text())["after"]["validation_loss"] == lines[-1]["validation_loss"]

@@ -33,12 +33,13 @@ def hand_over(request: Request, loaded: LoadedRecipe, config: Config) -> int:
         config: the same with the name of the run.
 
     Raises:
-        ConfigError: there are other files in the place, or handing in failed.
+        ConfigError: the model does not match its tables, there are other files in the place, or handing in failed.
     """
     agents = _agents(config)
     if config.launch.kind == "print":
         print(_commands(request, config, agents))
         return EXIT_OK
+    _check_on_meta(config)
     folder = _job_folder(config)
     name, text = (_slurm if config.launch.kind == "slurm" else _kubernetes)(config, agents, folder)
     files = {folder / "recipe.yaml": _recipe_text(config), folder / name: text}
@@ -51,6 +52,15 @@ def hand_over(request: Request, loaded: LoadedRecipe, config: Config) -> int:
     else:
         print(f"next: {shlex.join(submit)}")
     return EXIT_OK
+
+
+def _check_on_meta(config: Config) -> None:
+    """Gate 3 as `validate` runs it, which imports torch: a job that waits for a day must not end at its start."""
+    from vlmforge.models.build import check_on_meta
+
+    problems = check_on_meta(config)
+    if problems:
+        raise ConfigError(problems)
 
 
 def _agents(config: Config) -> Agents:

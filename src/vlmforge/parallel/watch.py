@@ -71,7 +71,7 @@ class Watch:
             hosts: of all ranks.
             timeout_seconds: longest wait.
         """
-        self.place = Place(None, "starting", time.monotonic(), None)
+        self.place = Place(None, "its own work", time.monotonic(), None)
         self.timeout_seconds = timeout_seconds
         self._store = store
         self._rank = rank
