@@ -115,11 +115,13 @@ VERBS: Mapping[str, Verb] = {
             "checkpoint": "a run folder, a step folder, a Hugging Face or PEFT folder, or a hub id",
             "recipe": RECIPE,
             "prompt": "a prompt, taken verbatim; may be given several times",
+            "image": "a picture to ask about, before the prompt; may be given several times",
             "input": "a JSONL file of prompts",
             "output": "the JSONL file of answers",
         },
         (
             "generate checkpoint=runs/quickstart 'prompt=Write 3 May 2021 as an ISO date.'",
+            "generate checkpoint=runs/captions image=cat.png 'prompt=What is it?'",
             "generate checkpoint=runs/quickstart input=prompts.jsonl output=answers.jsonl",
             "generate recipe=quickstart scale=tiny prompt=hello stage.generation.max_new_tokens=8",
         ),

@@ -16,6 +16,7 @@ from vlmforge.commands.configuring import load_config
 from vlmforge.commands.request import Request
 from vlmforge.config.derived import Axes
 from vlmforge.config.schema import Config
+from vlmforge.models import FAMILIES
 from vlmforge.models.adapters import is_adapter
 from vlmforge.parallel.context import SequenceSplit, _Exchange
 from vlmforge.parallel.mesh import World
@@ -74,6 +75,11 @@ def configure(case: Case, folder: Path, axes: Axes | None = None) -> Config:
         f"stage.global_batch_size={GLOBAL_BATCH_SIZE}",
         f"stage.max_steps={case.num_steps}",
     ]
+    if FAMILIES[case.family].vision is not None:
+        # Pictures of one to a few tokens.
+        budget = {"min_pixels": 256, "max_pixels": 1024, "max_tiles": 2}
+        overrides += [f"model.image.{name}={budget[name]}" for name in FAMILIES[case.family].image_keys]
+        overrides.append("data.train=[{path: 'builtin:image_messages', format: messages}]")
     if case.max_tokens is not None:
         overrides.append(f"stage.max_tokens_per_micro_batch={case.max_tokens}")
     if case.has_holes:

@@ -42,12 +42,12 @@ def run(request: Request) -> int:
         model = request.one("checkpoint") or request.required("recipe", "quickstart")
         _answer_file(config, loaded, model, Path(request.required("input", "in.jsonl")), request.one("output"))
     else:
-        _answer_prompts(config, loaded, request.all("prompt"))
+        _answer_prompts(config, loaded, request.all("prompt"), request.all("image"))
     return EXIT_OK
 
 
 def _check_arguments(request: Request) -> None:
-    given = {name for name in ("checkpoint", "recipe", "prompt", "input", "output") if request.all(name)}
+    given = {name for name in ("checkpoint", "recipe", "prompt", "image", "input", "output") if request.all(name)}
     rules = (
         (
             len(given & {"checkpoint", "recipe"}) == 1,
@@ -59,6 +59,7 @@ def _check_arguments(request: Request) -> None:
             "generate needs one of prompt and input",
             "add prompt=Hello, or input=prompts.jsonl output=answers.jsonl",
         ),
+        ("image" not in given or "prompt" in given, "image has no effect without prompt", "prompt='What is this?'"),
         ("output" not in given or "input" in given, "output has no effect without input", "add input=prompts.jsonl"),
         ("input" not in given or "output" in given, "input needs an output", "add output=answers.jsonl"),
         (all(request.all("prompt")), "a prompt is empty", "prompt=Hello"),
@@ -108,13 +109,15 @@ def _load(request: Request) -> tuple[Config, LoadedModel]:
     return config, load_checkpoint(checkpoint, config, pick_device(config.launch.device))
 
 
-def _answer_prompts(config: Config, loaded: LoadedModel, prompts: list[str]) -> None:
-    from vlmforge.data.render import render_prompt
+def _answer_prompts(config: Config, loaded: LoadedModel, prompts: list[str], images: list[str]) -> None:
+    from vlmforge.data.prompt import render_request
     from vlmforge.generate.engine import build_streamer, generate_texts
-    from vlmforge.generate.prompts import as_messages
+    from vlmforge.generate.prompts import ASKED, as_messages
 
     settings = config.stage.generation
-    ids = [render_prompt(as_messages(prompt), loaded.tokenizer) for prompt in prompts]
+    ids = [
+        render_request(as_messages(prompt, images), loaded.tokenizer, loaded.image_rule, ASKED) for prompt in prompts
+    ]
     if len(prompts) == 1 and sys.stdout.isatty():
         list(generate_texts(loaded, ids, settings, build_streamer(loaded)))
         return
@@ -126,7 +129,7 @@ def _answer_file(config: Config, loaded: LoadedModel, model: str, source: Path, 
     from rich.console import Console
     from rich.progress import track
 
-    from vlmforge.data.render import render_prompt
+    from vlmforge.data.prompt import render_request
     from vlmforge.generate.engine import generate_texts
     from vlmforge.generate.prompts import answer_line, count_answered, read_prompts
 
@@ -145,9 +148,9 @@ def _answer_file(config: Config, loaded: LoadedModel, model: str, source: Path, 
     if done == len(rows):
         return
     left: list[PromptRow] = rows[done:]
-    ids = [render_prompt(row.messages, loaded.tokenizer) for row in left]
+    ids = [render_request(row.messages, loaded.tokenizer, loaded.image_rule, row.place) for row in left]
     with target.open("a", encoding="utf-8") as file:
-        places = [row.where for row in left]
+        places = [row.place.where for row in left]
         texts = generate_texts(loaded, ids, config.stage.generation, names=places, num_before=done)
         answered = zip(left, texts, strict=True)
         for row, text in track(answered, "generating", total=len(left), console=Console(stderr=True)):

@@ -52,12 +52,14 @@ def _look_ahead(config: Config) -> tuple[int | None, list[str]]:
     """Steps of the run, where that is known before it starts, and what it draws from each source of a blend."""
     from vlmforge.data.forecast import count_unpacked_steps, forecast, open_countable
     from vlmforge.data.lengths import measure_lengths
+    from vlmforge.models.images import build_image_rule
     from vlmforge.models.tokenizer import build_tokenizer, is_at_hand
 
     blend = open_countable(config)
     lengths = None
     if blend is not None and blend.is_mixed and is_at_hand(config.model):
-        lengths = measure_lengths(config, blend.sources, build_tokenizer(config.model))
+        tokenizer = build_tokenizer(config.model)
+        lengths = measure_lengths(config, blend.sources, tokenizer, build_image_rule(config.model, tokenizer))
     steps = count_unpacked_steps(config, blend, lengths)
     if blend is None or not blend.is_mixed:
         return steps, []

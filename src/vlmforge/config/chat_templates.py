@@ -31,15 +31,20 @@ class ChatTemplate:
     trains_line_end: bool = False
 
 
-# A turn's content is a string, or parts of which an image's stands for the tokenizer's image token.
+# A turn's content is a string, or parts of which an image's stands for the tokenizer's image token, between the tokens
+# that begin and end one in Qwen-VL's layout, where the tokenizer has them.
 _CONTENT = """\
 {%- macro write(content) -%}
 {%- if content is string -%}{{- content -}}
 {%- elif content -%}
 {%- for part in content -%}
 {%- if part.type == 'text' -%}{{- part.text -}}
-{%- elif part.type == 'video' -%}{{- video_token | default(image_token | default('<image>')) -}}
+{%- else -%}
+{{- vision_bos_token | default('') -}}
+{%- if part.type == 'video' -%}{{- video_token | default(image_token | default('<image>')) -}}
 {%- else -%}{{- image_token | default('<image>') -}}
+{%- endif -%}
+{{- vision_eos_token | default('') -}}
 {%- endif -%}
 {%- endfor -%}
 {%- endif -%}

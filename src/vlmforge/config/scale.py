@@ -64,7 +64,7 @@ def apply_tiny(
     tiny = _Writer(values, origins)
     _shrink_model(tiny, families)
     for blend in ("train", "validation"):
-        _shrink_blend(tiny, blend)
+        _shrink_blend(tiny, blend, sees=_sees(tiny, families))
     if not keep_mesh:
         tiny.update("parallelism", TINY_MESH)
     _shrink_stage(tiny)
@@ -183,31 +183,42 @@ def _folder_shape(pretrained: object, families: Mapping[str, FamilyFacts]) -> di
         return {}
 
 
-def _shrink_blend(tiny: _Writer, blend: str) -> None:
+def _sees(tiny: _Writer, families: Mapping[str, FamilyFacts]) -> bool:
+    """Whether the recipe's model takes pictures."""
+    model = tiny.section("model") or {}
+    family = families.get(str(model.get("family")))
+    return family is not None and bool(family.image_keys)
+
+
+def _shrink_blend(tiny: _Writer, blend: str, *, sees: bool) -> None:
     data = tiny.section("data")
     sources = data.get(blend) if data is not None else None
     if data is not None and isinstance(sources, str) and sources.endswith(YAML_SUFFIXES):
         data[blend] = sources = [{"path": sources}]
-    _shrink_sources(tiny, sources, f"data.{blend}")
+    _shrink_sources(tiny, sources, f"data.{blend}", sees=sees)
 
 
-def _shrink_sources(tiny: _Writer, sources: Any, path: str) -> None:
+def _shrink_sources(tiny: _Writer, sources: Any, path: str, *, sees: bool) -> None:
     for index, source in enumerate(sources) if is_list(sources) else ():
         if is_section(source):
-            _shrink_source(tiny, source, f"{path}.{index}")
-            _shrink_sources(tiny, source.get("sources"), f"{path}.{index}.sources")
+            _shrink_source(tiny, source, f"{path}.{index}", sees=sees)
+            _shrink_sources(tiny, source.get("sources"), f"{path}.{index}.sources", sees=sees)
 
 
-def _shrink_source(tiny: _Writer, source: dict[str, Any], path: str) -> None:
-    """A source of the same format from the built-in samples; built-in sources keep theirs, but fewer."""
+def _shrink_source(tiny: _Writer, source: dict[str, Any], path: str, *, sees: bool) -> None:
+    """A source of the same format from the built-in samples, with pictures where the model takes them.
+
+    Built-in sources keep theirs, but fewer.
+    """
     new: dict[str, Any] = {}
     if str(source.get("path")).startswith("builtin:"):
         new["rows"] = _fewer_rows(source.get("rows"))
     elif source.get("format"):
-        new["path"] = f"builtin:{source['format']}"
+        has_images = sees and source["format"] == "messages"
+        new["path"] = "builtin:image_messages" if has_images else f"builtin:{source['format']}"
     elif str(source.get("path")).endswith(YAML_SUFFIXES):
         # What an energon blend holds is not known before its data sets are opened.
-        new = {"path": "builtin:messages", "format": "messages"}
+        new = {"path": "builtin:image_messages" if sees else "builtin:messages", "format": "messages"}
     if "path" in new:
         for name in ("rows", "split", "streaming", "media_root"):
             if source.pop(name, None) is not None:

@@ -49,6 +49,24 @@ class SourceCounts:
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
 
+@dataclass(frozen=True)
+class LostSample:
+    """A sample that one rank had to leave out of a step, as it can be told to the others.
+
+    Attributes:
+        left_out: what it is and why.
+        counts: what it was counted as before.
+    """
+
+    left_out: LeftOut
+    counts: SourceCounts
+
+
+def counts_of(sample: RenderedSample) -> SourceCounts:
+    """What one sample that is trained on adds."""
+    return SourceCounts(1, sample.num_tokens, sample.num_label_tokens, truncated=int(sample.was_truncated))
+
+
 class Ledger:
     """Counts by source, and the ids of the first bad samples.
 
@@ -68,8 +86,7 @@ class Ledger:
 
     def count_sample(self, sample: RenderedSample) -> None:
         """A sample that is trained on."""
-        one = SourceCounts(1, sample.num_tokens, sample.num_label_tokens, truncated=int(sample.was_truncated))
-        self._of(sample.source).add(one)
+        self._of(sample.source).add(counts_of(sample))
 
     def count_left_out(self, sample: LeftOut) -> None:
         """A sample that is not trained on."""
@@ -81,6 +98,13 @@ class Ledger:
         counts.bad += 1
         self.bad_kinds.setdefault(sample.source, Counter())[sample.kind] += 1
         self._keep_bad_ids([format_sample_id(sample.source, sample.index)])
+
+    def count_lost(self, lost: LostSample) -> None:
+        """A sample that was counted as used and turned out bad when its pictures were decoded."""
+        counts = self._of(lost.left_out.source)
+        for field in fields(counts):
+            setattr(counts, field.name, getattr(counts, field.name) - getattr(lost.counts, field.name))
+        self.count_left_out(lost.left_out)
 
     def add(self, other: Ledger) -> None:
         """Add another ledger, for example that of a step, to this one."""

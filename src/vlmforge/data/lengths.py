@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from vlmforge.config.schema import Config
 from vlmforge.data.bad import BadSampleError
+from vlmforge.data.images import ImageRule
 from vlmforge.data.mixture import open_blend
 from vlmforge.data.render import Renderer, build_renderer
 from vlmforge.data.sources import Source, StreamSource
@@ -24,7 +25,10 @@ NUM_MEASURED = 512
 
 
 def measure_lengths(
-    config: Config, sources: Sequence[Source | StreamSource], tokenizer: PreTrainedTokenizerBase
+    config: Config,
+    sources: Sequence[Source | StreamSource],
+    tokenizer: PreTrainedTokenizerBase,
+    image_rule: ImageRule | None = None,
 ) -> dict[str, tuple[int, int]]:
     """Tokens and samples of a part of each source, by its name.
 
@@ -34,18 +38,20 @@ def measure_lengths(
     Raises:
         DataError: none of a source's is left.
     """
-    renderer = build_renderer(config, tokenizer)
+    renderer = build_renderer(config, tokenizer, image_rule)
     return {source.name: _measure(source, renderer) for source in sources if isinstance(source, Source)}
 
 
-def measure_train_lengths(config: Config, tokenizer: PreTrainedTokenizerBase) -> dict[str, tuple[int, int]] | None:
+def measure_train_lengths(
+    config: Config, tokenizer: PreTrainedTokenizerBase, image_rule: ImageRule | None = None
+) -> dict[str, tuple[int, int]] | None:
     """The lengths of `data.train`, where they decide or explain what is drawn; None for a single source.
 
     Raises:
         DataError: a source cannot be opened, or none of its rows used.
     """
     blend = open_blend(config.data, "train")
-    return measure_lengths(config, blend.sources, tokenizer) if blend.is_mixed else None
+    return measure_lengths(config, blend.sources, tokenizer, image_rule) if blend.is_mixed else None
 
 
 def _measure(source: Source, renderer: Renderer) -> tuple[int, int]:

@@ -2,7 +2,8 @@
 
 1. Windows are made in order, here or ahead of time in worker processes (`window.py`, `workers.py`).
 2. Their rows are chained, and `stage.global_batch_size` rows at a time are a step.
-3. The rows of a step are dealt to data ranks and micro-batches (`deal.py`) and collated.
+3. The rows of a step are dealt to data ranks and micro-batches (`deal.py`) and collated. Where there are pictures, that
+   makes their pixels, each rank those of its own rows; with workers as many threads do it ahead of time.
 
 Every rank makes every window, so that the rows of a step, the ledger and the number of label tokens are known
 everywhere without communication. The place in the data is (window, rows used), which any number of ranks and
@@ -12,14 +13,17 @@ workers can go on from.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlmforge.config.schema import Config
-from vlmforge.data.collate import Batch, collate
+from vlmforge.data.ahead import map_ahead
+from vlmforge.data.bad import LeftOut
+from vlmforge.data.collate import Batch, collate, collate_sound
 from vlmforge.data.deal import deal, deal_by_tokens, deal_rows
-from vlmforge.data.ledger import Ledger
+from vlmforge.data.images import ImageRule
+from vlmforge.data.ledger import Ledger, LostSample, counts_of
 from vlmforge.data.mixture import Lengths, open_blend
 from vlmforge.data.sample import Row, Sample
 from vlmforge.data.sources import Source
@@ -51,6 +55,7 @@ class StepBatch:
         num_label_tokens: label tokens of the whole global batch: the divisor of the loss. 0 if all of it are
             holes.
         ledger: what this step adds to the run's ledger.
+        lost: samples of this rank whose pictures could not be decoded, which are left out; None where that cannot be.
         state: where the next step starts; for a checkpoint made after this step.
     """
 
@@ -60,6 +65,7 @@ class StepBatch:
     num_label_tokens: int
     ledger: Ledger
     state: dict[str, Any]
+    lost: tuple[LostSample, ...] | None = None
 
 
 class TrainLoader:
@@ -73,8 +79,10 @@ class TrainLoader:
         num_data_ranks: int,
         grad_accum_steps: int | None,
         state: Mapping[str, Any] | None,
+        image_rule: ImageRule | None,
     ) -> None:
         """Use `build_train_loader`."""
+        self._image_rule = image_rule
         self.samples_per_epoch = windows.samples_per_epoch
         self._windows = windows
         self._rows_per_step = config.stage.global_batch_size
@@ -84,14 +92,16 @@ class TrainLoader:
         self._num_data_ranks = num_data_ranks
         self._grad_accum_steps = grad_accum_steps
         self._max_tokens = config.stage.max_tokens_per_micro_batch
+        self._is_skipping = config.data.on_bad_sample == "skip"
         self._state: dict[str, Any] = {"window": 0, "rows_used": 0} | dict(state or {})
         windows.go_on_from(self._state.get("streams", {}))
 
     def __iter__(self) -> Iterator[StepBatch]:
         """Steps from the present state on."""
-        for rows, ledger, state in self.iterate_rows():
-            self._state = state
-            yield self._build_step(rows, ledger, state)
+        num_threads = self._num_workers if self._image_rule is not None else 0
+        for step in map_ahead(lambda step: self._build_step(*step), self.iterate_rows(), num_threads):
+            self._state = step.state
+            yield step
 
     def iterate_rows(self) -> Iterator[tuple[list[Row], Ledger, dict[str, Any]]]:
         """The rows of each step before they are dealt, what they add to the ledger by holes, the state after them."""
@@ -143,14 +153,21 @@ class TrainLoader:
         samples = [sample for row in rows for sample in row]
         for sample in samples:
             ledger.count_sample(sample)
+        collated = [self._collate(hand) for hand in self._deal(rows)]
+        lost = [sample for _, hand in collated for sample in hand]
         return StepBatch(
-            micro_batches=[collate(hand) for hand in self._deal(rows)],
+            micro_batches=[batch for batch, _ in collated],
             sample_ids=tuple(sorted(sample.sample_id for sample in samples)),
             num_tokens=sum(sample.num_tokens for sample in samples),
             num_label_tokens=sum(sample.num_label_tokens for sample in samples),
             ledger=ledger,
             state=state,
+            lost=tuple(lost) if self._image_rule is not None and self._is_skipping else None,
         )
+
+    def _collate(self, hand: list[Row]) -> tuple[Batch, tuple[LostSample, ...]]:
+        """A micro-batch, and the samples that had to be left out of it."""
+        return _collate_hand(hand, self._image_rule, is_skipping=self._is_skipping)
 
     def _deal(self, rows: list[Row]) -> list[list[Row]]:
         """The rows of each of this rank's micro-batches."""
@@ -165,6 +182,27 @@ def _place(number: int, window: Window, rows_used: int) -> dict[str, Any]:
     return place | ({"streams": streams} if streams else {})
 
 
+def _collate_hand(
+    hand: Sequence[Row], image_rule: ImageRule | None, *, is_skipping: bool
+) -> tuple[Batch, tuple[LostSample, ...]]:
+    """A micro-batch, and the samples that had to be left out of it.
+
+    Raises:
+        DataError: a picture cannot be decoded, and the recipe says `error`. Only ranks that have it know.
+    """
+    if is_skipping:
+        batch, lost = collate_sound(hand, image_rule)
+        return batch, tuple(
+            LostSample(LeftOut.because_of(error, sample.source, sample.index), counts_of(sample))
+            for sample, error in lost
+        )
+    try:
+        return collate(hand, image_rule), ()
+    except DataError as error:
+        error.is_on_every_rank = False
+        raise
+
+
 def build_train_loader(
     config: Config,
     tokenizer: PreTrainedTokenizerBase,
@@ -173,6 +211,7 @@ def build_train_loader(
     grad_accum_steps: int | None,
     state: Mapping[str, Any] | None = None,
     lengths: Lengths | None = None,
+    image_rule: ImageRule | None = None,
 ) -> TrainLoader:
     """Open the training data.
 
@@ -184,15 +223,21 @@ def build_train_loader(
         grad_accum_steps: micro-batches of a step on each rank; None: cut by `stage.max_tokens_per_micro_batch`.
         state: from `TrainLoader.state` or `StepBatch.state`, to go on from; None: from the start.
         lengths: what weights in tokens rest on; None: measured here if they are needed.
+        image_rule: how the model sees pictures; None: it takes text only.
 
     Raises:
         DataError: a source cannot be opened, or the chat template ends no turn.
     """
-    windows = build_train_windows(config, tokenizer, lengths)
-    return TrainLoader(windows, config, data_rank, num_data_ranks, grad_accum_steps, state)
+    windows = build_train_windows(config, tokenizer, lengths, image_rule)
+    return TrainLoader(windows, config, data_rank, num_data_ranks, grad_accum_steps, state, image_rule)
 
 
-def num_steps(config: Config, tokenizer: PreTrainedTokenizerBase, lengths: Lengths | None = None) -> int:
+def num_steps(
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    lengths: Lengths | None = None,
+    image_rule: ImageRule | None = None,
+) -> int:
     """Optimizer steps of the whole training: the smaller of `max_steps` and what `max_epochs` comes to.
 
     With packing and `max_epochs` all samples are rendered once, because only that tells how many rows they
@@ -202,12 +247,13 @@ def num_steps(config: Config, tokenizer: PreTrainedTokenizerBase, lengths: Lengt
         config: the recipe.
         tokenizer: a fast tokenizer.
         lengths: what weights in tokens rest on; None: measured here if they are needed.
+        image_rule: how the model sees pictures; None: it takes text only.
 
     Raises:
         DataError: a sample is bad, or every sample is left out.
     """
     max_steps = config.stage.max_steps
-    windows = build_train_windows(config, tokenizer, lengths)
+    windows = build_train_windows(config, tokenizer, lengths, image_rule)
     if windows.num_samples is None:
         assert max_steps is not None, "a stage without an end passed gate 1"
         return max_steps
@@ -236,28 +282,38 @@ def _count_packed_steps(windows: WindowMaker, rows_per_step: int, max_steps: int
 
 
 def iterate_validation(
-    config: Config, tokenizer: PreTrainedTokenizerBase, data_rank: int, num_data_ranks: int
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    data_rank: int,
+    num_data_ranks: int,
+    image_rule: ImageRule | None = None,
 ) -> Iterator[Batch]:
     """This rank's micro-batches of `data.validation`, once through; every rank gets equally many.
 
     Raises:
         DataError: as in training.
     """
-    windows = build_validation_windows(config, tokenizer)
+    windows = build_validation_windows(config, tokenizer, image_rule)
+    is_skipping = config.data.on_bad_sample == "skip"
+
+    def collate_one(hand: list[Row]) -> Batch:
+        return _collate_hand(hand, image_rule, is_skipping=is_skipping)[0]
+
     max_tokens = config.stage.max_tokens_per_micro_batch
     if max_tokens is not None:
         for window in windows.make_all():
-            yield from map(collate, deal_by_tokens(window.rows, data_rank, num_data_ranks, max_tokens))
+            hands = deal_by_tokens(window.rows, data_rank, num_data_ranks, max_tokens)
+            yield from map(collate_one, hands)
         return
     rows_at_once = config.stage.micro_batch_size * num_data_ranks
     rows: list[Row] = []
     for window in windows.make_all():
         rows.extend(window.rows)
         while len(rows) >= rows_at_once:
-            yield collate(deal_rows(rows[:rows_at_once], data_rank, num_data_ranks, 1)[0])
+            yield collate_one(deal_rows(rows[:rows_at_once], data_rank, num_data_ranks, 1)[0])
             del rows[:rows_at_once]
     if rows:
-        yield collate(deal_rows(rows, data_rank, num_data_ranks, 1)[0])
+        yield collate_one(deal_rows(rows, data_rank, num_data_ranks, 1)[0])
 
 
 def validation_samples(config: Config, limit: int | None) -> list[Sample]:

@@ -20,7 +20,9 @@ import numpy as np
 
 from vlmforge.config.schema import Config
 from vlmforge.data.bad import BadSampleError
-from vlmforge.data.sample import Message, Place, RenderedSample, Sample
+from vlmforge.data.images import ImageLayout, ImageRule, expand_images, fit_length
+from vlmforge.data.media import Media
+from vlmforge.data.sample import ImageSpan, Message, Place, RenderedSample, Sample
 from vlmforge.data.template import (
     TemplateError,
     find_end_marker,
@@ -63,6 +65,7 @@ class Renderer:
         labels: Literal["all", "assistant"],
         seq_len: int,
         is_truncating: bool = False,
+        image_rule: ImageRule | None = None,
     ) -> None:
         """Keep the rules, and check once that the chat template ends its turns.
 
@@ -71,6 +74,7 @@ class Renderer:
             labels: `stage.labels`.
             seq_len: longest sample in tokens.
             is_truncating: cut the end of longer samples instead of refusing them.
+            image_rule: how the model sees pictures; None: it takes text only.
 
         Raises:
             DataError: the chat template writes no end marker after an assistant turn.
@@ -79,6 +83,7 @@ class Renderer:
         self._labels = labels
         self._seq_len = seq_len
         self._is_truncating = is_truncating
+        self._image_rule = image_rule
         self._marker_ids = marker_ids(tokenizer)
         if tokenizer.chat_template and labels == "assistant":
             require_end_marker(tokenizer)
@@ -93,25 +98,44 @@ class Renderer:
         ids, is_label = self._tokenize(sample)
         if self._labels == "all":
             is_label = [True] * len(ids)
-        was_truncated = len(ids) > self._seq_len
-        if was_truncated and not self._is_truncating:
-            raise TooLongError(_too_long_problem(sample.place, len(ids), self._seq_len))
+        ids, is_label, images = self._expand(sample, ids, is_label)
+        length = len(ids)
+        was_truncated = length > self._seq_len
+        if was_truncated:
+            if not self._is_truncating:
+                raise TooLongError(_too_long_problem(sample.place, length, self._seq_len))
+            tags = self._image_rule.tag_ids if self._image_rule is not None else frozenset[int]()
+            length = fit_length(ids, images, tags, self._seq_len)
         place = sample.place
         rendered = RenderedSample(
-            np.array(ids[: self._seq_len], np.int32),
-            np.array(is_label[: self._seq_len], np.bool_),
+            np.array(ids[:length], np.int32),
+            np.array(is_label[:length], np.bool_),
             place.source,
             place.index,
             was_truncated,
+            tuple(span for span in images if span.stop <= length),
         )
         if not rendered.num_label_tokens:
             raise place.error(*_explain_no_label(sample, was_truncated), "no_label")
         return rendered
 
+    def _expand(
+        self, sample: Sample, ids: list[int], is_label: list[bool]
+    ) -> tuple[list[int], list[bool], tuple[ImageSpan, ...]]:
+        """Ids and labels with the tokens of pictures in the place of their placeholders."""
+        media, rule = sample.media(), self._image_rule
+        if rule is None:
+            if media:
+                raise sample.place.error(
+                    "the sample has images, and the model takes text only",
+                    "choose a model that sees (model=qwen3_vl_2b), or leave the images out",
+                )
+            return ids, is_label, ()
+        pictures = measure_pictures(media, ids, rule, sample.place)
+        return expand_images(ids, is_label, rule.placeholder_id, pictures)
+
     def _tokenize(self, sample: Sample) -> tuple[list[int], list[bool]]:
-        """Ids and labels before any cut."""
-        if sample.media():
-            raise sample.place.error("the sample has images, and the model takes text only", "leave the images out")
+        """Ids and labels before any cut, with one placeholder for each picture."""
         if sample.text is not None:
             return self._tokenize_text(sample.text, sample.place)
         if self._tokenizer.chat_template:
@@ -169,7 +193,7 @@ class Renderer:
         return int(eos)
 
 
-def build_renderer(config: Config, tokenizer: PreTrainedTokenizerBase) -> Renderer:
+def build_renderer(config: Config, tokenizer: PreTrainedTokenizerBase, image_rule: ImageRule | None = None) -> Renderer:
     """The renderer of a recipe.
 
     Raises:
@@ -180,7 +204,36 @@ def build_renderer(config: Config, tokenizer: PreTrainedTokenizerBase) -> Render
         labels=config.stage.labels,
         seq_len=config.stage.seq_len,
         is_truncating=config.data.on_too_long == "truncate",
+        image_rule=image_rule,
     )
+
+
+def measure_pictures(
+    media: Sequence[Media], ids: Sequence[int], rule: ImageRule, place: Place
+) -> list[tuple[Media, ImageLayout]]:
+    """The pictures of a text with what each becomes, from their headers alone.
+
+    Raises:
+        DataError: a picture cannot be measured, or the text has more or fewer placeholders than there are pictures.
+    """
+    found = list(ids).count(rule.placeholder_id)
+    if found != len(media):
+        raise place.error(
+            f"the text has {found} image placeholders for {len(media)} images",
+            "use a chat template that writes one for each image, and do not spell the placeholder in the text",
+        )
+    pictures: list[tuple[Media, ImageLayout]] = []
+    for one in media:
+        width, height = one.read_size()
+        try:
+            pictures.append((one, rule.measure(width, height)))
+        except ValueError as error:
+            raise place.error(
+                f"{one.name}: a picture of {width} x {height} pixels is not taken: {error}",
+                "crop it, or leave such samples out with  data.on_bad_sample=skip",
+                "oversized_image",
+            ) from None
+    return pictures
 
 
 def render_prompt(

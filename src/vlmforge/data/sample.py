@@ -125,6 +125,28 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class ImageSpan:
+    """A picture among a sample's tokens.
+
+    Attributes:
+        start: first of its tokens.
+        num_tokens: how many it has, tags of its own included.
+        grid: what the model's rule says of its shape; see `ImageLayout`.
+        media: where it is.
+    """
+
+    start: int
+    num_tokens: int
+    grid: tuple[int, int, int]
+    media: Media
+
+    @property
+    def stop(self) -> int:
+        """The token after it."""
+        return self.start + self.num_tokens
+
+
+@dataclass(frozen=True)
 class RenderedSample:
     """One sample as tokens.
 
@@ -134,6 +156,7 @@ class RenderedSample:
         source: name of the source.
         index: row of the source.
         was_truncated: its end was cut to fit `stage.seq_len`.
+        images: its pictures, in the order of their tokens.
     """
 
     input_ids: npt.NDArray[np.int32]
@@ -141,6 +164,7 @@ class RenderedSample:
     source: str
     index: int
     was_truncated: bool = False
+    images: tuple[ImageSpan, ...] = ()
 
     @property
     def sample_id(self) -> str:

@@ -198,7 +198,10 @@ def _apply(
 
     try:
         text = tokenizer.apply_chat_template(
-            [dict(turn) for turn in turns], tools=list(tools) if tools else None, tokenize=False, **options
+            [_without_media(turn) for turn in turns],
+            tools=list(tools) if tools else None,
+            tokenize=False,
+            **options,
         )
     except (jinja2.TemplateError, TypeError) as error:
         raise TemplateError(
@@ -206,3 +209,12 @@ def _apply(
             "order the turns as the template expects, or use model.chat_template=builtin:chatml",
         ) from None
     return str(text)
+
+
+def _without_media(turn: Message) -> dict[str, Any]:
+    """A turn as templates know it: of a picture only that it is one."""
+    content = turn.get("content")
+    if not isinstance(content, tuple):
+        return dict(turn)
+    parts = [dict(part) if part["type"] == "text" else {"type": part["type"]} for part in content]
+    return {**turn, "content": parts}

@@ -18,6 +18,7 @@ from vlmforge.data.arrivals import Arrivals, StreamStates
 from vlmforge.data.bad import BadSampleError, LeftOut
 from vlmforge.data.blend import SampleOrder
 from vlmforge.data.forecast import find_stream_end
+from vlmforge.data.images import ImageRule
 from vlmforge.data.ledger import Ledger
 from vlmforge.data.lengths import measure_lengths
 from vlmforge.data.mixture import Lengths, open_blend
@@ -71,6 +72,7 @@ class WindowMaker:
         order: SampleOrder,
         window_size: int,
         num_samples: int | None,
+        image_rule: ImageRule | None = None,
     ) -> None:
         """Prepare.
 
@@ -81,6 +83,7 @@ class WindowMaker:
             order: which row is the n-th sample.
             window_size: sample numbers in a window.
             num_samples: length of the stream; None: endless.
+            image_rule: how the model sees pictures; None: it takes text only.
         """
         self.num_samples = num_samples
         self._sources = sources
@@ -92,7 +95,7 @@ class WindowMaker:
         self._seq_len = config.stage.seq_len
         self._on_too_long = config.data.on_too_long
         self._on_bad_sample = config.data.on_bad_sample
-        self._renderer = build_renderer(config, tokenizer)
+        self._renderer = build_renderer(config, tokenizer, image_rule)
 
     def go_on_from(self, streams: StreamStates) -> None:
         """Take up sources that cannot seek where a window before this one left them."""
@@ -169,7 +172,10 @@ def _read(source: Source | StreamSource, which: Arrival | int, seed: str) -> Sam
 
 
 def build_train_windows(
-    config: Config, tokenizer: PreTrainedTokenizerBase, lengths: Lengths | None = None
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    lengths: Lengths | None = None,
+    image_rule: ImageRule | None = None,
 ) -> WindowMaker:
     """The stream of `data.train`, which ends after `stage.max_epochs`, or where all its sources end.
 
@@ -177,21 +183,22 @@ def build_train_windows(
         config: the recipe.
         tokenizer: a fast tokenizer.
         lengths: measured before, by the run that this one goes on from; None: measured here if weights need them.
+        image_rule: how the model sees pictures; None: it takes text only.
     """
     blend = open_blend(config.data, "train")
     if blend.needs_lengths and lengths is None:
-        lengths = measure_lengths(config, blend.sources, tokenizer)
+        lengths = measure_lengths(config, blend.sources, tokenizer, image_rule)
     order = blend.order(config.data, lengths if blend.needs_lengths else None)
     num_samples = find_stream_end(config, order)
     is_packed = config.stage.packing != "none"
     window_size = config.stage.packing_window if is_packed else config.stage.global_batch_size
-    return WindowMaker(config, tokenizer, blend.sources, order, window_size, num_samples)
+    return WindowMaker(config, tokenizer, blend.sources, order, window_size, num_samples, image_rule)
 
 
-def build_validation_windows(config: Config, tokenizer: PreTrainedTokenizerBase) -> WindowMaker:
+def build_validation_windows(
+    config: Config, tokenizer: PreTrainedTokenizerBase, image_rule: ImageRule | None = None
+) -> WindowMaker:
     """The stream of `data.validation`: file order, once."""
     blend = open_blend(config.data, "validation")
-    order = blend.file_order()
-    return WindowMaker(
-        config, tokenizer, blend.sources, order, config.stage.packing_window, num_samples=order.samples_per_epoch
-    )
+    order, size = blend.file_order(), config.stage.packing_window
+    return WindowMaker(config, tokenizer, blend.sources, order, size, order.samples_per_epoch, image_rule)

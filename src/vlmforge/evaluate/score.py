@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vlmforge.config.schema import GenerationConfig
-from vlmforge.data.render import render_prompt
-from vlmforge.data.sample import Sample
+from vlmforge.data.prompt import render_request
+from vlmforge.data.sample import Sample, content_text
 from vlmforge.evaluate.task import Task
 from vlmforge.generate.engine import generate_texts
 from vlmforge.generate.load import LoadedModel
@@ -44,12 +44,13 @@ def answer_samples(
     """
     asked = [sample.as_task() for sample in samples]
     prompts = [
-        render_prompt(turns, loaded.tokenizer, sample.tools) for (turns, _), sample in zip(asked, samples, strict=True)
+        render_request(turns, loaded.tokenizer, loaded.image_rule, sample.place, sample.tools)
+        for (turns, _), sample in zip(asked, samples, strict=True)
     ]
     answers: list[Answer] = []
     for text in generate_texts(loaded, prompts, settings):
         turns, reference = asked[len(answers)]
-        answers.append(Answer(samples[len(answers)].sample_id, str(turns[-1]["content"]), text, reference))
+        answers.append(Answer(samples[len(answers)].sample_id, content_text(turns[-1]["content"]), text, reference))
         on_answer(len(answers))
     return answers
 

@@ -10,6 +10,7 @@ from transformers import GenerationConfig as HfGenerationConfig
 from transformers import TextStreamer
 
 from vlmforge.config.schema import GenerationConfig
+from vlmforge.data.prompt import Prompt
 from vlmforge.errors import DataError, Problem
 from vlmforge.generate.load import LoadedModel
 
@@ -21,7 +22,7 @@ def build_streamer(loaded: LoadedModel) -> TextStreamer:
 
 def generate_texts(
     loaded: LoadedModel,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Prompt],
     settings: GenerationConfig,
     streamer: TextStreamer | None = None,
     names: Sequence[str] | None = None,
@@ -31,14 +32,14 @@ def generate_texts(
 
     Args:
         loaded: the model.
-        prompts: token ids, chat template and generation prompt included.
+        prompts: tokens, chat template and generation prompt included, with their pictures.
         settings: length, sampling, seed.
         streamer: shows tokens as they come; only with one prompt.
         names: where each prompt stands, for messages; None: counted from 1.
         num_before: prompts of the same job that were answered before these, so that sampling does not repeat itself.
 
     Raises:
-        DataError: a prompt with its answer does not fit the model's positions.
+        DataError: a prompt with its answer does not fit the model's positions, or a picture cannot be decoded.
     """
     _check_lengths(loaded, prompts, settings, names or [f"prompt {number + 1}" for number in range(len(prompts))])
     for start in range(0, len(prompts), settings.batch_size):
@@ -48,14 +49,14 @@ def generate_texts(
 
 
 def _generate_batch(
-    loaded: LoadedModel, prompts: Sequence[Sequence[int]], settings: GenerationConfig, streamer: TextStreamer | None
+    loaded: LoadedModel, prompts: Sequence[Prompt], settings: GenerationConfig, streamer: TextStreamer | None
 ) -> list[str]:
     pad = _pad_id(loaded)
-    longest = max(len(prompt) for prompt in prompts)
+    longest = max(len(prompt.ids) for prompt in prompts)
     device = loaded.model.device
     # Padded on the left, so that every answer begins at the same position; masked by length, never by `== pad`.
-    input_ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in prompts], device=device)
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
+    input_ids = torch.tensor([[pad] * (longest - len(p.ids)) + list(p.ids) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (longest - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=device)
     with torch.inference_mode():
         generate: Any = loaded.model.generate
         output = generate(
@@ -63,8 +64,25 @@ def _generate_batch(
             attention_mask=mask,
             generation_config=_hf_settings(loaded, settings, pad),
             streamer=streamer,
+            **_image_inputs(loaded, prompts, input_ids),
         )
     return [_decode(loaded, ids) for ids in output[:, longest:].tolist()]
+
+
+def _image_inputs(loaded: LoadedModel, prompts: Sequence[Prompt], input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What `generate` takes besides text: the pictures of all prompts in order."""
+    spans = [span for prompt in prompts for span in prompt.images]
+    if not spans:
+        return {}
+    assert loaded.image_rule is not None, "pictures for a model that takes none"
+    images = loaded.image_rule.make_tensors([span.media.decode() for span in spans], [span.grid for span in spans])
+    images = images.to(loaded.model.device)
+    inputs = {"pixel_values": images.pixel_values}
+    if images.image_grid_thw is not None:
+        # Positions in three parts are made from which tokens are a picture's.
+        is_image = input_ids == loaded.image_rule.placeholder_id
+        inputs |= {"image_grid_thw": images.image_grid_thw, "mm_token_type_ids": is_image.int()}
+    return inputs
 
 
 def _decode(loaded: LoadedModel, ids: list[int]) -> str:
@@ -95,18 +113,18 @@ def _pad_id(loaded: LoadedModel) -> int:
 
 
 def _check_lengths(
-    loaded: LoadedModel, prompts: Sequence[Sequence[int]], settings: GenerationConfig, names: Sequence[str]
+    loaded: LoadedModel, prompts: Sequence[Prompt], settings: GenerationConfig, names: Sequence[str]
 ) -> None:
-    limit = getattr(loaded.model.config, "max_position_embeddings", None)
+    limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
     problems = [
         Problem(
-            f"the prompt has {len(prompt)} tokens; with max_new_tokens = {settings.max_new_tokens} that is more than "
-            f"the model's max_position_embeddings = {limit}",
+            f"the prompt has {len(prompt.ids)} tokens; with max_new_tokens = {settings.max_new_tokens} that is more "
+            f"than the model's max_position_embeddings = {limit}",
             name,
             "shorten the prompt, or lower stage.generation.max_new_tokens",
         )
         for name, prompt in zip(names, prompts, strict=True)
-        if limit is not None and len(prompt) + settings.max_new_tokens > limit
+        if limit is not None and len(prompt.ids) + settings.max_new_tokens > limit
     ]
     if problems:
         raise DataError(problems)

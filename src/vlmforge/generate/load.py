@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from vlmforge.checkpoint.store import SafetensorsReader, list_steps, read_state, step_folder
-from vlmforge.config.schema import Config
+from vlmforge.config.schema import Config, ModelConfig
+from vlmforge.data.images import ImageRule
 from vlmforge.data.render import find_end_marker
 from vlmforge.errors import CheckpointError, Problem, nearest
 from vlmforge.models.adapters import load_peft_model, read_adapter_config
 from vlmforge.models.build import TORCH_DTYPES, auto_class, build_on_meta, cast_model, materialise
 from vlmforge.models.hub import fetch_folder
+from vlmforge.models.images import PROCESSOR_FILES, build_image_processor, build_image_rule, derive_image_rule
 from vlmforge.models.shape import plain_attention
 from vlmforge.models.tokenizer import build_tokenizer, load_tokenizer
 
@@ -50,11 +52,13 @@ class LoadedModel:
         model: in evaluation mode, on its device.
         tokenizer: its tokenizer.
         stop_ids: token ids that end an answer.
+        image_rule: how it sees pictures; None: it takes text only.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     stop_ids: tuple[int, ...]
+    image_rule: ImageRule | None = None
 
 
 def find_checkpoint(name: str, output_dir: str = "runs") -> Checkpoint:
@@ -137,11 +141,12 @@ def load_checkpoint(checkpoint: Checkpoint, config: Config, device: torch.device
     if checkpoint.kind == "step":
         model, tokenizer = _load_step(Path(checkpoint.path), config, device)
         cast_model(model, dtype)
+        rule = build_image_rule(config.model, tokenizer)
     else:
         revision = _revision_of(checkpoint, config)
         folder = fetch_folder(checkpoint.path, revision=revision, key="checkpoint")
-        model, tokenizer = _load_folder(folder, dtype, trust)
-    return _ready(model, tokenizer, device)
+        model, tokenizer, rule = _load_folder(folder, dtype, trust)
+    return _ready(model, tokenizer, rule, device)
 
 
 def _revision_of(checkpoint: Checkpoint, config: Config) -> str | None:
@@ -155,14 +160,17 @@ def load_recipe_model(config: Config, device: torch.device) -> LoadedModel:
     model = build_on_meta(config)
     materialise(model, config, device, SafetensorsReader())
     cast_model(model, TORCH_DTYPES[config.parallelism.param_dtype])
-    return _ready(model, build_tokenizer(config.model), device)
+    tokenizer = build_tokenizer(config.model)
+    return _ready(model, tokenizer, build_image_rule(config.model, tokenizer), device)
 
 
-def _ready(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> LoadedModel:
+def _ready(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rule: ImageRule | None, device: torch.device
+) -> LoadedModel:
     model.set_attn_implementation(plain_attention(model.config))
     model.to(device)  # pyright: ignore[reportArgumentType]  # the stub of `to` names other overloads
     model.eval()
-    return LoadedModel(model, tokenizer, stop_ids(model, tokenizer))
+    return LoadedModel(model, tokenizer, stop_ids(model, tokenizer), rule)
 
 
 def _load_step(folder: Path, config: Config, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -175,7 +183,9 @@ def _load_step(folder: Path, config: Config, device: torch.device) -> tuple[PreT
     return model, build_tokenizer(config.model)
 
 
-def _load_folder(folder: Path, dtype: torch.dtype, trust: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_folder(
+    folder: Path, dtype: torch.dtype, trust: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ImageRule | None]:
     is_adapter = (folder / "adapter_config.json").is_file()
     base = folder
     if is_adapter:
@@ -199,7 +209,14 @@ def _load_folder(folder: Path, dtype: torch.dtype, trust: bool) -> tuple[PreTrai
         )
         raise CheckpointError(problem) from error
     has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
-    return model, load_tokenizer(folder if has_tokenizer else base, trust)
+    tokenizer = load_tokenizer(folder if has_tokenizer else base, trust)
+    # An adapter's folder has the budget that it was trained with.
+    has_processor = any((folder / name).is_file() for name in PROCESSOR_FILES)
+    rule = None
+    if auto_class(shape) is AutoModelForImageTextToText:
+        processor = build_image_processor(ModelConfig(pretrained=str(folder if has_processor else base)), shape)
+        rule = derive_image_rule(shape, processor, tokenizer)
+    return model, tokenizer, rule
 
 
 def _fetch_base(adapter: Path) -> Path:

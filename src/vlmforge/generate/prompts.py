@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmforge.data.sample import Message
+from vlmforge.data.formats.messages import MESSAGES
+from vlmforge.data.media import open_media
+from vlmforge.data.sample import Message, Place
 from vlmforge.errors import DataError, Problem
 from vlmforge.observe.files import write_json
 
 ANSWER_KEY = "response"
+
+# Of what stands on the command line, where an address is the user's own word.
+ASKED = Place("prompt", 0, "command line", may_fetch=True)
 
 
 @dataclass(frozen=True)
@@ -22,21 +27,30 @@ class PromptRow:
     Attributes:
         row: the object as it stands there; the answer is added to it.
         messages: the turns before the answer.
-        where: `file:line`.
+        place: `file:line`, for messages.
     """
 
     row: dict[str, Any]
     messages: tuple[Message, ...]
-    where: str
+    place: Place
 
 
-def as_messages(prompt: str) -> tuple[Message, ...]:
-    """A prompt as a user's turn."""
-    return ({"role": "user", "content": prompt},)
+def as_messages(prompt: str, images: Sequence[Any] = (), place: Place = ASKED) -> tuple[Message, ...]:
+    """A prompt as a user's turn, after its images if there are any.
+
+    Raises:
+        DataError: an image is neither a path nor an address that may be fetched.
+    """
+    if not images:
+        return ({"role": "user", "content": prompt},)
+    parts = [{"type": "image", "image": open_media(image, place, f"image {n}")} for n, image in enumerate(images, 1)]
+    return ({"role": "user", "content": (*parts, {"type": "text", "text": prompt})},)
 
 
 def read_prompts(path: Path) -> list[PromptRow]:
-    """Lines with `prompt` (text) or `messages` (turns); every bad line is reported at once.
+    """Lines with `prompt` (text, with `images`, paths, if there are any) or `messages` (turns).
+
+    Relative paths start at the file's folder. Every bad line is reported at once.
 
     Raises:
         DataError: the file cannot be read, is empty, or has bad lines.
@@ -51,8 +65,11 @@ def read_prompts(path: Path) -> list[PromptRow]:
     problems: list[Problem] = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            parsed = _parse(line, f"{path}:{number}")
-            (problems if isinstance(parsed, Problem) else rows).append(parsed)  # pyright: ignore[reportArgumentType]
+            place = Place(path.name, number - 1, f"{path}:{number}", media_root=str(path.parent))
+            try:
+                rows.append(_parse(line, place))
+            except DataError as error:
+                problems.extend(error.problems)
     if not rows and not problems:
         problems.append(Problem(f"input = {path} has no lines", str(path), 'write lines such as {"prompt": "Hello"}'))
     if problems:
@@ -60,19 +77,31 @@ def read_prompts(path: Path) -> list[PromptRow]:
     return rows
 
 
-def _parse(line: str, where: str) -> PromptRow | Problem:
+def _parse(line: str, place: Place) -> PromptRow:
+    """One line.
+
+    Raises:
+        DataError: it is none.
+    """
+    fix = 'write a line such as {"prompt": "Hello"}'
     try:
         row = json.loads(line)
     except ValueError as error:
-        return Problem(f"the line is no JSON: {error}", where, 'write a line such as {"prompt": "Hello"}')
+        raise DataError(Problem(f"the line is no JSON: {error}", place.where, fix)) from None
     if isinstance(row, dict) and isinstance(row.get("prompt"), str):
-        return PromptRow(row, as_messages(row["prompt"]), where)
+        images = row.get("images") or []
+        images = images if isinstance(images, list) else [images]
+        return PromptRow(row, as_messages(row["prompt"], images, place), place)
     messages = row.get("messages") if isinstance(row, dict) else None
-    if isinstance(messages, list) and messages and all(isinstance(turn, dict) for turn in messages):
-        if messages[-1].get("role") == "assistant":
-            return Problem("the last turn is the assistant's already", where, "leave out the turn to be generated")
-        return PromptRow(row, tuple(messages), where)
-    return Problem("the line has neither `prompt` nor `messages`", where, 'write a line such as {"prompt": "Hello"}')
+    if not (isinstance(messages, list) and messages and all(isinstance(turn, dict) for turn in messages)):
+        raise DataError(Problem("the line has neither `prompt` nor `messages`", place.where, fix))
+    if messages[-1].get("role") == "assistant":
+        what = "the last turn is the assistant's already"
+        raise DataError(Problem(what, place.where, "leave out the turn to be generated"))
+    has_parts = any(isinstance(turn.get("content"), list) for turn in messages)
+    parsed = MESSAGES.parse({"messages": messages}, {}, place).messages if has_parts else tuple(messages)
+    assert parsed is not None, "format messages gives messages"
+    return PromptRow(row, parsed, place)
 
 
 def count_answered(path: Path, rows: Sequence[PromptRow], job: Mapping[str, Any]) -> int:

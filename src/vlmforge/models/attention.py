@@ -21,6 +21,7 @@ from transformers import AttentionInterface
 from vlmforge.parallel.context import SequenceSplit
 
 VARLEN = "vlmforge_varlen"
+WHOLE = "vlmforge_whole"
 
 # Lengths are rounded up to multiples of this. On a CPU the backward pass in bf16 compiles kernels for every length that
 # it has not seen, and keeps them: 4 MB each, for as many lengths as the data has.
@@ -223,4 +224,40 @@ def _restart_temperature(module: nn.Module, query: Tensor, borders: Tensor, slic
     return (query * factor[:, None]).to(query.dtype)
 
 
+def whole_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of every token to every other: a tower's, which is given one picture, tile or window at a time.
+
+    Args:
+        module: the attention layer.
+        query: `[B, H, T, D]`.
+        key: `[B, H, T, D]`.
+        value: `[B, H, T, D]`.
+        attention_mask: must be None.
+        scaling: factor of the scores; None: `D ** -0.5`.
+        dropout: of the weights.
+        kwargs: not used.
+
+    Returns:
+        `[B, T, H, D]` and None in the place of attention weights.
+    """
+    assert attention_mask is None, "a picture is seen whole"
+    length, mask = query.shape[2], None
+    padding = -length % LENGTH_STEP
+    if padding and query.device.type == "cpu":
+        query, key, value = (F.pad(tensor, (0, 0, 0, padding)) for tensor in (query, key, value))
+        mask = torch.arange(length + padding).lt(length).expand(1, 1, 1, -1)
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
+    return out[:, :, :length].transpose(1, 2).contiguous(), None
+
+
 AttentionInterface.register(VARLEN, varlen_attention)
+AttentionInterface.register(WHOLE, whole_attention)

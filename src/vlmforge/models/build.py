@@ -6,7 +6,6 @@ The order is fixed and matters: `build_on_meta` (shapes, adapters, what is train
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from vlmforge.config.schema import Config
 from vlmforge.errors import CheckpointError, ConfigError, Problem
 from vlmforge.models import FAMILIES
 from vlmforge.models.adapters import apply_adapter, base_name, init_adapter, is_adapter, peft_name, read_adapter_config
-from vlmforge.models.attention import VARLEN
+from vlmforge.models.attention import VARLEN, WHOLE
 from vlmforge.models.family import Family
 from vlmforge.models.hub import fetch_folder
 from vlmforge.models.layout import match_files
@@ -75,7 +74,7 @@ def _attention(family: Family, attention: str) -> str | dict[str, str]:
     text = VARLEN if attention == "varlen" else attention
     if family.vision is None:
         return text
-    tower = "sdpa" if attention == "varlen" else attention
+    tower = WHOLE if attention == "varlen" else attention
     return {"": text, **{section: text if section == family.text_section else tower for section in family.sections}}
 
 
@@ -188,7 +187,9 @@ def _owners(model: PreTrainedModel) -> dict[str, PreTrainedModel]:
 
 def _draw_module(model: PreTrainedModel, name: str, module: nn.Module, seed: int, device: str) -> nn.Module:
     """A copy of one module without its children, in full, with fresh weights on `device` and buffers on the CPU."""
-    fresh = copy.copy(module)
+    # Not `copy.copy`, for which a sharded module builds itself anew.
+    fresh = object.__new__(type(module))
+    fresh.__dict__.update(module.__dict__)
     fresh._modules = {}
     fresh._parameters = {
         key: None if value is None else nn.Parameter(torch.zeros(value.shape, dtype=value.dtype, device=device))

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -18,10 +19,14 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from vlmforge.config.schema import AdapterConfig
 from vlmforge.models.adapters import Update, base_name, is_adapter, peft_name, save_adapter_config
 from vlmforge.models.family import Family
+from vlmforge.models.images import save_processor
 from vlmforge.models.layout import split_for_file
 from vlmforge.models.shape import find_family
 from vlmforge.parallel.mesh import barrier
 from vlmforge.parallel.shard import full_tensor
+
+if TYPE_CHECKING:
+    from vlmforge.data.images import ImageRule
 
 MAX_FILE_BYTES = 5 * 2**30
 
@@ -33,6 +38,7 @@ def export_model(
     stop_ids: Sequence[int],
     is_main: bool,
     updates: Mapping[str, Update] = MappingProxyType({}),
+    image_rule: ImageRule | None = None,
 ) -> None:
     """Write the whole model, without adapters of its own, as a folder that plain transformers loads; a collective.
 
@@ -43,6 +49,7 @@ def export_model(
         stop_ids: token ids that end a generated answer.
         is_main: whether this rank writes.
         updates: of weights by name, as `adapter_updates` gives them, to merge an adapter; none: the base model.
+        image_rule: how the model sees pictures, saved beside it; None: it takes text only.
     """
     tensors = {base_name(name): p.detach() for name, p in model.named_parameters() if not is_adapter(name)}
     partial = _begin(folder, is_main)
@@ -51,7 +58,7 @@ def export_model(
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(partial)
         _generation_config(model, stop_ids).save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
+        save_processor(partial, model.config, tokenizer, image_rule)
     _finish(partial, folder, is_main)
 
 
@@ -63,6 +70,7 @@ def export_adapter(
     base: str,
     revision: str | None,
     is_main: bool,
+    image_rule: ImageRule | None = None,
 ) -> None:
     """Write the adapter as a PEFT folder; a collective.
 
@@ -74,13 +82,14 @@ def export_adapter(
         base: hub id or absolute folder of the model that the adapter belongs to.
         revision: of the hub id; None: its main branch, or a folder.
         is_main: whether this rank writes.
+        image_rule: how the model sees pictures, saved beside it; None: it takes text only.
     """
     tensors = {peft_name(name): p.detach() for name, p in model.named_parameters() if is_adapter(name)}
     partial = _begin(folder, is_main)
     _write(partial, "adapter_model", tensors, is_main)
     if is_main:
         save_adapter_config(partial, model, adapter, base, revision)
-        tokenizer.save_pretrained(partial)
+        save_processor(partial, model.config, tokenizer, image_rule)
     _finish(partial, folder, is_main)
 
 
@@ -145,9 +154,10 @@ def _split(tensors: Mapping[str, Tensor]) -> list[list[str]]:
 
 
 def _generation_config(model: PreTrainedModel, stop_ids: Sequence[int]) -> GenerationConfig:
+    text = model.config.get_text_config()
     return GenerationConfig(
-        bos_token_id=getattr(model.config, "bos_token_id", None),
+        bos_token_id=getattr(text, "bos_token_id", None),
         eos_token_id=list(stop_ids),
-        pad_token_id=getattr(model.config, "pad_token_id", None),
+        pad_token_id=getattr(text, "pad_token_id", None),
         do_sample=False,
     )

@@ -17,6 +17,8 @@ from transformers import PreTrainedModel
 
 from vlmforge.config.schema import IGNORE_INDEX
 from vlmforge.models.attention import VARLEN
+from vlmforge.models.fusion import embed, index_images
+from vlmforge.models.image_types import ImageTensors
 from vlmforge.models.shape import find_family
 from vlmforge.parallel.context import SequenceSplit
 
@@ -49,16 +51,23 @@ class LossModel(nn.Module):
         self.split = split
 
     def forward(
-        self, input_ids: Tensor, position_ids: Tensor, labels: Tensor, cu_seq_lens: Tensor, max_seq_len: int
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        labels: Tensor,
+        cu_seq_lens: Tensor,
+        max_seq_len: int,
+        images: ImageTensors | None = None,
     ) -> Tensor:
         """Sum of the losses of the labelled tokens, fp32, not divided by anything; with a split, of its slice's.
 
         Args:
             input_ids: `[1, T]`, samples end to end.
-            position_ids: `[1, T]`, restarting at every sample.
+            position_ids: `[1, T]`, restarting at every sample; `[4, 1, T]` where they have parts.
             labels: `[1, T]`, already shifted: the token after each position, or IGNORE_INDEX.
             cu_seq_lens: `[N + 1]` int32, where samples begin and end.
             max_seq_len: longest sample in tokens.
+            images: the pictures of the whole micro-batch; None: there are none.
         """
         num_slices = 1 if self.split is None else self.split.size
         padding = -input_ids.shape[1] % (SHAPE_STEP * num_slices)
@@ -67,11 +76,11 @@ class LossModel(nn.Module):
             ends = cu_seq_lens[-1:] + padding
             cu_seq_lens, max_seq_len = torch.cat([cu_seq_lens, ends]), max(max_seq_len, padding)
             positions = torch.arange(padding, device=position_ids.device)
-            position_ids = torch.cat([position_ids, positions[None]], dim=1)
+            position_ids = torch.cat([position_ids, positions.expand(*position_ids.shape[:-1], -1)], dim=-1)
             input_ids, labels = F.pad(input_ids, (0, padding)), F.pad(labels, (0, padding), value=IGNORE_INDEX)
+        hidden_states = self.hidden_states(input_ids, position_ids, cu_seq_lens, max_seq_len, images)
         if self.split is not None:
-            input_ids, position_ids, labels = map(self.split.take, (input_ids, position_ids, labels))
-        hidden_states = self.hidden_states(input_ids, position_ids, cu_seq_lens, max_seq_len)
+            labels = self.split.take(labels)
         is_label = labels != IGNORE_INDEX
         head = self.model.get_output_embeddings()
         assert isinstance(head, nn.Linear), "an output head is one matrix"
@@ -83,14 +92,22 @@ class LossModel(nn.Module):
         softcap = getattr(self.model.config, "final_logit_softcapping", None)
         return linear_cross_entropy_sum(hidden_states[is_label], head.weight, labels[is_label], softcap)
 
-    def hidden_states(self, input_ids: Tensor, position_ids: Tensor, cu_seq_lens: Tensor, max_seq_len: int) -> Tensor:
-        """`[1, T, D]`: what the final norm gives, samples isolated from each other.
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        cu_seq_lens: Tensor,
+        max_seq_len: int,
+        images: ImageTensors | None = None,
+    ) -> Tensor:
+        """`[1, T, D]`: what the final norm gives, samples isolated from each other; with a split, of its slice.
 
         Args:
-            input_ids: `[1, T]`, of this rank's slice if there is a split.
-            position_ids: `[1, T]`.
-            cu_seq_lens: `[N + 1]` int32, of the whole micro-batch.
-            max_seq_len: longest sample of the whole micro-batch.
+            input_ids: `[1, T]`, of the whole micro-batch, as all else.
+            position_ids: `[1, T]`, or `[4, 1, T]`.
+            cu_seq_lens: `[N + 1]` int32.
+            max_seq_len: longest sample.
+            images: its pictures.
         """
         borders: dict[str, Any] = {}
         if self.model.config._attn_implementation == VARLEN:
@@ -104,8 +121,17 @@ class LossModel(nn.Module):
                 borders["sequence_split"] = self.split
         # With use_cache, transformers takes restarting positions for a cache and lets packed samples see each other.
         # Not `base_model` or `get_decoder`: for Llama 4's text model both are the model itself, with its logits.
-        decoder = self.model.get_submodule(find_family(self.model.config).decoder)
-        output = decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False, **borders)
+        family = find_family(self.model.config)
+        decoder = self.model.get_submodule(family.decoder)
+        image_index = index_images(self.model, input_ids, images) if family.vision is not None else None
+        if self.split is not None:
+            input_ids, position_ids = self.split.take(input_ids), self.split.take(position_ids, dim=-1)
+            image_index = None if image_index is None else self.split.take(image_index)
+        if image_index is None:
+            output = decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False, **borders)
+        else:
+            embeds, more = embed(self.model, input_ids, image_index, images)
+            output = decoder(inputs_embeds=embeds, position_ids=position_ids, use_cache=False, **borders, **more)
         return output.last_hidden_state
 
 

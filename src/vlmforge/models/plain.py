@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from vlmforge.config.schema import Config
 from vlmforge.models.adapters import adaptable_modules, is_adapter, lora_config, without_transformers_warnings
+from vlmforge.models.build import auto_class
 from vlmforge.models.shape import build_hf_config, find_family, plain_attention
 
 # Larger than what models are trained from: attention is sharp, and a wrong mask or position is seen.
@@ -26,10 +27,11 @@ LORA_B_STD = 0.05
 def make_base(config: Config, folder: Path, seed: int = 0) -> None:
     """Draw a recipe's model and write it as a Hugging Face folder."""
     shape = build_hf_config(config.model)
-    shape.initializer_range = INITIALIZER_RANGE
+    for part in (shape, *(getattr(shape, section) for section in find_family(shape).sections)):
+        part.initializer_range = INITIALIZER_RANGE
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32)
+        model: Any = auto_class(shape).from_config(shape, dtype=torch.float32)
         for name, parameter in model.named_parameters():
             # Biases of 0 and norms of 1 would hide a missing one.
             if name.endswith("bias"):
@@ -46,7 +48,7 @@ def make_adapter(config: Config, base: Path, folder: Path, seed: int = 1) -> Non
     Both matrices are random: with peft's B of zeros the gradient of A would be zero, and prove nothing.
     """
     assert config.stage.adapter is not None
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(base)
+    model: PreTrainedModel = auto_class(AutoConfig.from_pretrained(base)).from_pretrained(base)
     family = find_family(model.config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -67,18 +69,17 @@ def load_plain(config: Config) -> nn.Module:
     assert config.model.pretrained is not None
     folder = config.model.pretrained
     transformers_logging.disable_progress_bar()
-    attention = plain_attention(AutoConfig.from_pretrained(folder))
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention)
+    shape = AutoConfig.from_pretrained(folder)
+    model: Any = auto_class(shape).from_pretrained(folder, attn_implementation=plain_attention(shape))
     adapter, groups = config.stage.adapter, config.stage.trainable
     family = find_family(model.config)
     if adapter is not None:
         with without_transformers_warnings():
             model = PeftModel.from_pretrained(model, str(adapter.path), is_trainable=True)
     if groups is not None:
-        prefixes = tuple(family.groups[group] for group in groups)
         for name, parameter in model.named_parameters():
             own = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
-            parameter.requires_grad_(is_adapter(name) or (bool(prefixes) and own.startswith(prefixes)))
+            parameter.requires_grad_(is_adapter(name) or family.group_of(own) in groups)
     return model
 
 

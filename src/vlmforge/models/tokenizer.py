@@ -1,6 +1,6 @@
 """Tokenizers and chat templates: a model's own, or the small byte-level pair that ships with vlmforge.
 
-`builtin:bytes` has one token a byte and four specials, so that tiny models need no vocabulary of thousands. The
+`builtin:bytes` has one token a byte and eight specials, so that tiny models need no vocabulary of thousands. The
 templates that ship with vlmforge stand in `config/chat_templates.py`.
 """
 
@@ -20,6 +20,18 @@ from vlmforge.models.hub import fetch_folder
 BYTES = "builtin:bytes"
 
 SPECIAL_TOKENS = ("<|pad|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>")
+# For pictures, under the names that Qwen-VL's and InternVL's processors look for.
+IMAGE_TOKENS = {
+    "vision_bos_token": "<|vision_start|>",
+    "vision_eos_token": "<|vision_end|>",
+    "image_token": "<|image_pad|>",
+    "video_token": "<|video_pad|>",
+}
+INTERNVL_NAMES = {
+    "start_image_token": "<|vision_start|>",
+    "end_image_token": "<|vision_end|>",
+    "context_image_token": "<|image_pad|>",
+}
 
 
 def build_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
@@ -74,10 +86,10 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
 
 
 def build_byte_tokenizer() -> PreTrainedTokenizerFast:
-    """The byte-level tokenizer: ids 0 to 255 are bytes, 256 to 259 are `SPECIAL_TOKENS`."""
+    """The byte-level tokenizer: ids 0 to 255 are bytes, then come `SPECIAL_TOKENS` and `IMAGE_TOKENS`."""
     # The specials are in the vocabulary too: transformers would otherwise number them in an order of its own, and
     # the families' tiny configs count on these ids.
-    words = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *SPECIAL_TOKENS]
+    words = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *SPECIAL_TOKENS, *IMAGE_TOKENS.values()]
     vocab = {word: index for index, word in enumerate(words)}
     backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -87,7 +99,7 @@ def build_byte_tokenizer() -> PreTrainedTokenizerFast:
         tokenizer_object=backend,
         pad_token=pad,
         eos_token=end,
-        additional_special_tokens=[start, text_end],
+        extra_special_tokens={"turn_token": start, "text_end_token": text_end, **IMAGE_TOKENS, **INTERNVL_NAMES},
         clean_up_tokenization_spaces=False,
     )
 

@@ -10,21 +10,25 @@ import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from vlmforge.config.derived import BatchSizes
 from vlmforge.config.schema import Config
+from vlmforge.data.bad import format_sample_id
 from vlmforge.data.forecast import forecast_lines
+from vlmforge.data.images import ImageRule
 from vlmforge.data.lengths import measure_train_lengths
 from vlmforge.data.loader import StepBatch, num_steps
 from vlmforge.data.mixture import Lengths
 from vlmforge.errors import EXIT_INTERRUPTED, EXIT_OK
+from vlmforge.models.images import build_image_rule
 from vlmforge.models.tokenizer import build_tokenizer
 from vlmforge.observe.memory import peak_memory_gib
 from vlmforge.observe.progress import Progress
-from vlmforge.parallel.mesh import World, open_world
+from vlmforge.parallel.mesh import World, gather_objects, open_world
 from vlmforge.parallel.reduce import any_rank
 from vlmforge.parallel.watch import at_step, doing
 from vlmforge.train.interrupt import StopWish, watch_signals
@@ -53,14 +57,15 @@ def train(config: Config, sizes: BatchSizes) -> int:
     with watch_signals() as wish, _join(config, sizes) as world:
         torch.use_deterministic_algorithms(config.run.deterministic)
         tokenizer = build_tokenizer(config.model)
-        lengths = read_lengths(run) or measure_train_lengths(config, tokenizer)
-        total_steps = _count_steps(config, tokenizer, world, lengths)
+        image_rule = build_image_rule(config.model, tokenizer)
+        lengths = read_lengths(run) or measure_train_lengths(config, tokenizer, image_rule)
+        total_steps = _count_steps(config, tokenizer, image_rule, world, lengths)
         if config.checkpointing.resume == "auto" and completed_steps(run) == total_steps:
             _say(world, f"already complete: {run.path} has its {total_steps} steps; run.name=... starts a new run")
             return EXIT_OK
         with Progress(total_steps, every_steps=config.logging.every_steps, enabled=world.is_main) as progress:
             with tell_shortage(config, world, "load", "loading the model"), doing("loading", waits=False):
-                session = open_session(config, sizes, world, run, tokenizer, total_steps, progress, lengths)
+                session = open_session(config, sizes, world, run, tokenizer, image_rule, total_steps, progress, lengths)
             with open_records(session, progress) as records:
                 return _run(session, records, wish)
 
@@ -85,12 +90,18 @@ def _run(session: Session, records: Records, wish: StopWish) -> int:
     return EXIT_OK
 
 
-def _count_steps(config: Config, tokenizer: PreTrainedTokenizerBase, world: World, lengths: Lengths | None) -> int:
+def _count_steps(
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    image_rule: ImageRule | None,
+    world: World,
+    lengths: Lengths | None,
+) -> int:
     if config.stage.max_epochs is not None and config.stage.packing != "none":
         _say(world, "counting packed rows ...")
     for line in forecast_lines(config, lengths):
         _say(world, line)
-    return num_steps(config, tokenizer, lengths)
+    return num_steps(config, tokenizer, lengths, image_rule)
 
 
 def _say(world: World, text: str) -> None:
@@ -106,6 +117,7 @@ def _one_step(session: Session, records: Records, step_batches: Iterator[StepBat
     with doing("data", waits=False):
         batch = next(step_batches)
     waited = time.perf_counter() - start
+    batch = _share_losses(batch, session.world)
     lr, result = _update(session, batch, step)
     session.validation_loss = None
     line = _measurements(session, result, lr, time.perf_counter() - start, waited)
@@ -118,6 +130,18 @@ def _one_step(session: Session, records: Records, step_batches: Iterator[StepBat
     session.ledger.check_bad_ratio(config.data.max_bad_ratio, session.loader.samples_per_epoch)
     with tell_shortage(config, session.world, "save", f"saving after step {step}"):
         _keep(session, records, is_last)
+
+
+def _share_losses(batch: StepBatch, world: World) -> StepBatch:
+    """The step's data with what any rank had to leave out of it: each decodes the pictures of its own samples only."""
+    if batch.lost is None:
+        return batch
+    by_data_rank = dict(gather_objects((world.data_rank, batch.lost)))
+    lost = [sample for _, samples in sorted(by_data_rank.items()) for sample in samples]
+    for sample in lost:
+        batch.ledger.count_lost(sample)
+    gone = {format_sample_id(sample.left_out.source, sample.left_out.index) for sample in lost}
+    return replace(batch, sample_ids=tuple(name for name in batch.sample_ids if name not in gone))
 
 
 def _keep(session: Session, records: Records, is_last: bool) -> None:

@@ -30,7 +30,7 @@ def validate(session: Session, records: Records) -> dict[str, float]:
     config, world = session.config, session.world
     if not config.data.validation:
         return {}
-    batches = iterate_validation(config, session.tokenizer, world.data_rank, world.num_data_ranks)
+    batches = iterate_validation(config, session.tokenizer, world.data_rank, world.num_data_ranks, session.image_rule)
     with records.progress.status("validating"):
         session.validation_loss = validation_loss(session.state.root, batches, world)
     return {"validation_loss": session.validation_loss}
@@ -48,18 +48,18 @@ def save(session: Session, records: Records) -> None:
 def export(session: Session, records: Records) -> None:
     """Write `export/` anew: a Hugging Face folder, or a PEFT folder for an adapter; a collective."""
     model, tokenizer, folder = session.state.root.model, session.tokenizer, session.run.export
-    is_main, adapter = session.world.is_main, session.config.stage.adapter
+    is_main, adapter, rule = session.world.is_main, session.config.stage.adapter, session.image_rule
     with records.progress.status("exporting"):
         if adapter is not None:
             base = base_folder(session)
             # A run on random weights has written its base itself.
             revision = session.config.model.revision if base == session.config.model.pretrained else None
-            export_adapter(model, tokenizer, folder, adapter, base, revision, is_main)
+            export_adapter(model, tokenizer, folder, adapter, base, revision, is_main, rule)
             if session.config.checkpointing.export_merged:
                 stops = stop_ids(model, tokenizer)
-                export_model(model, tokenizer, session.run.merged, stops, is_main, adapter_updates(model))
+                export_model(model, tokenizer, session.run.merged, stops, is_main, adapter_updates(model), rule)
         else:
-            export_model(model, tokenizer, folder, stop_ids(model, tokenizer), is_main)
+            export_model(model, tokenizer, folder, stop_ids(model, tokenizer), is_main, image_rule=rule)
 
 
 def measure_before(session: Session, records: Records) -> None:

@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from vlmforge.config.schema import Config
+from vlmforge.data.images import ImageRule, make_image_tensors
 from vlmforge.data.sample import RenderedSample, Row
 from vlmforge.data.window import build_train_windows
+from vlmforge.models.images import build_image_rule
 from vlmforge.models.plain import load_plain
 from vlmforge.models.tokenizer import build_tokenizer
 from vlmforge.train.parity import LR, Record
@@ -23,19 +25,20 @@ from vlmforge.train.parity import LR, Record
 def record_plain(config: Config) -> Record:
     """Train `stage.max_steps` steps on this process alone."""
     model: Any = load_plain(config)
+    rule = build_image_rule(config.model, build_tokenizer(config.model))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = _build_optimizer(trained, config)
     max_norm = config.stage.optimizer.max_grad_norm or math.inf
     batches = global_batches(config)
     first = next(batches)
     with torch.no_grad():
-        logits = torch.cat([_logits(model, sample) for sample in first[0]])
+        logits = torch.cat([_logits(model, sample, rule) for sample in first[0]])
     losses: list[float] = []
     norms: list[float] = []
     grads: dict[str, Tensor] = {}
     assert config.stage.max_steps is not None
     for rows in [first, *(next(batches) for _ in range(config.stage.max_steps - 1))]:
-        losses.append(_backward(model, [sample for row in rows for sample in row]))
+        losses.append(_backward(model, [sample for row in rows for sample in row], rule))
         norms.append(torch.nn.utils.clip_grad_norm_(trained, max_norm).item())
         grads = grads or {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
         optimizer.step()
@@ -45,7 +48,9 @@ def record_plain(config: Config) -> Record:
 
 def global_batches(config: Config) -> Iterator[list[Row]]:
     """The rows of each global batch, before anything is cut, shifted or laid end to end."""
-    windows = map(build_train_windows(config, build_tokenizer(config.model)).make, itertools.count())
+    tokenizer = build_tokenizer(config.model)
+    maker = build_train_windows(config, tokenizer, image_rule=build_image_rule(config.model, tokenizer))
+    windows = map(maker.make, itertools.count())
     if config.stage.packing == "none":
         # A window is a step; a sample that is left out makes it shorter.
         yield from (list(window.rows) for window in windows)
@@ -61,20 +66,28 @@ def _build_optimizer(trained: Sequence[Tensor], config: Config) -> AdamW:
     return AdamW(groups, lr=LR, betas=settings.betas, eps=settings.eps)
 
 
-def _backward(model: Any, samples: Sequence[RenderedSample]) -> float:
+def _backward(model: Any, samples: Sequence[RenderedSample], rule: ImageRule | None) -> float:
     """Add up the gradients of the mean loss over all labelled tokens; returns that loss."""
     count = sum(int(sample.is_label[1:].sum()) for sample in samples)
     total = 0.0
     for sample in samples:
         ids, is_label = torch.from_numpy(sample.input_ids).long(), torch.from_numpy(sample.is_label)
+        logits = _logits(model, sample, rule)
         # The token at t + 1 is predicted from position t, if it is trained.
-        loss = (
-            F.cross_entropy(_logits(model, sample)[:-1][is_label[1:]], ids[1:][is_label[1:]], reduction="sum") / count
-        )
+        loss = F.cross_entropy(logits[:-1][is_label[1:]], ids[1:][is_label[1:]], reduction="sum") / count
         loss.backward()
         total += loss.item()
     return total
 
 
-def _logits(model: Any, sample: RenderedSample) -> Tensor:
-    return model(input_ids=torch.from_numpy(sample.input_ids).long()[None]).logits[0].float()
+def _logits(model: Any, sample: RenderedSample, rule: ImageRule | None) -> Tensor:
+    """`[S, V]`; pictures go in as transformers' processors give them, and positions are the model's own."""
+    ids = torch.from_numpy(sample.input_ids).long()[None]
+    images = None if rule is None else make_image_tensors([sample], rule)
+    if images is None:
+        return model(input_ids=ids).logits[0].float()
+    more: dict[str, Tensor] = {"pixel_values": images.pixel_values}
+    if images.image_grid_thw is not None:
+        is_image = ids == model.config.image_token_id
+        more |= {"image_grid_thw": images.image_grid_thw, "mm_token_type_ids": is_image.int()}
+    return model(input_ids=ids, **more).logits[0].float()

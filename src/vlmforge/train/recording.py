@@ -12,9 +12,11 @@ from torch import Tensor
 from vlmforge.config.derived import derive_batch
 from vlmforge.config.schema import Config
 from vlmforge.data.collate import collate
+from vlmforge.data.images import ImageRule
 from vlmforge.data.loader import build_train_loader
 from vlmforge.data.sample import Row
 from vlmforge.models.head import LossModel
+from vlmforge.models.images import build_image_rule
 from vlmforge.models.plain import plain_name
 from vlmforge.models.shape import find_family
 from vlmforge.models.tokenizer import build_tokenizer
@@ -31,10 +33,11 @@ def record_mesh(config: Config, world: World) -> Record:
     """Train `stage.max_steps` steps; a collective that gives every rank the same record."""
     tokenizer = build_tokenizer(config.model)
     num_accum = derive_batch(config, world.world_size).grad_accum_steps
-    loader = build_train_loader(config, tokenizer, world.data_rank, world.num_data_ranks, num_accum)
+    rule = build_image_rule(config.model, tokenizer)
+    loader = build_train_loader(config, tokenizer, world.data_rank, world.num_data_ranks, num_accum, image_rule=rule)
     root = build_root(config, world)
     optimizer = build_optimizer(root, config.stage.optimizer)
-    logits = record_logits(root, next(global_batches(config))[0], world.device)
+    logits = record_logits(root, next(global_batches(config))[0], rule, world.device)
     grads: dict[str, Tensor] = {}
 
     def keep_first(*_: Any) -> None:
@@ -60,12 +63,12 @@ def record_mesh(config: Config, world: World) -> Record:
     return Record([r.loss for r in results], [r.grad_norm for r in results], grads, logits)
 
 
-def record_logits(root: LossModel, row: Row, device: torch.device) -> Tensor:
+def record_logits(root: LossModel, row: Row, rule: ImageRule | None, device: torch.device) -> Tensor:
     """`[T, V]` of one row, which every rank is given; a collective.
 
     Training never makes logits, so they are made here of the hidden states that its forward ends with.
     """
-    batch = collate([row]).to(device)
+    batch = collate([row], rule).to(device)
     seen: list[Tensor] = []
 
     def keep(module: Any, arguments: Any, output: Any) -> None:

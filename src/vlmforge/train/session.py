@@ -13,6 +13,7 @@ from vlmforge.config.derived import BatchSizes
 from vlmforge.config.encode import encode_absolute, to_yaml
 from vlmforge.config.schema import Config
 from vlmforge.data.fingerprint import fingerprint_sources
+from vlmforge.data.images import ImageRule
 from vlmforge.data.ledger import Ledger
 from vlmforge.data.loader import StepBatch, TrainLoader, build_train_loader
 from vlmforge.data.mixture import Lengths
@@ -56,6 +57,7 @@ class Session:
         world: this rank's place.
         run: the run folder.
         tokenizer: of the model.
+        image_rule: how it sees pictures; None: it takes text only.
         total_steps: steps of the whole run, which the schedule counts on.
         loader: this rank's part of every step.
         state: model, optimizer, position: what a checkpoint holds.
@@ -70,6 +72,7 @@ class Session:
     world: World
     run: RunFolder
     tokenizer: PreTrainedTokenizerBase
+    image_rule: ImageRule | None
     total_steps: int
     loader: TrainLoader
     state: TrainState
@@ -108,6 +111,7 @@ def open_session(
     world: World,
     run: RunFolder,
     tokenizer: PreTrainedTokenizerBase,
+    image_rule: ImageRule | None,
     total_steps: int,
     progress: Progress,
     lengths: Lengths | None,
@@ -129,6 +133,7 @@ def open_session(
         sizes.grad_accum_steps,
         state.data.get("position"),
         lengths,
+        image_rule,
     )
     total, trained = count_parameters(root)
     with progress.status("measuring the machine"):
@@ -142,7 +147,7 @@ def open_session(
     )
     flops_per_token = count_flops_per_token(root.model)
     session = Session(
-        config, world, run, tokenizer, total_steps, loader, state, ledger, flops_per_token, peak_flops, {}
+        config, world, run, tokenizer, image_rule, total_steps, loader, state, ledger, flops_per_token, peak_flops, {}
     )
     _write_run_folder(session, lengths)
     return session
@@ -197,7 +202,8 @@ def _write_run_folder(session: Session, lengths: Lengths | None) -> None:
     if config.stage.adapter is not None and base_folder(session) == str(run.path.absolute() / "base_model"):
         model = session.state.root.model
         stops = stop_ids(model, session.tokenizer)
-        export_model(model, session.tokenizer, run.path / "base_model", stops, session.world.is_main)
+        folder, rule = run.path / "base_model", session.image_rule
+        export_model(model, session.tokenizer, folder, stops, session.world.is_main, image_rule=rule)
 
 
 def base_folder(session: Session) -> str:

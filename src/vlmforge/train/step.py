@@ -88,8 +88,9 @@ def _forward_backward(root: LossModel, batch: Batch, divisor: int, is_last: bool
 
 def run_forward(root: LossModel, batch: Batch) -> torch.Tensor:
     """The sum of token losses of one micro-batch that is on the model's device."""
+    inputs = (batch.input_ids, batch.position_ids, batch.labels, batch.cu_seq_lens, batch.max_seq_len)
     with doing("forward"):
-        return root(batch.input_ids, batch.position_ids, batch.labels, batch.cu_seq_lens, batch.max_seq_len)
+        return root(*inputs, batch.images)
 
 
 def _not_finite(

@@ -98,6 +98,22 @@ def check_trainable(subject: Subject) -> Iterator[Finding]:
         )
 
 
+def check_adapter_beside_groups(subject: Subject) -> Iterator[Finding]:
+    """What is trained beside an adapter would be lost: its export holds the adapter alone."""
+    stage = subject.config.stage
+    if stage.adapter is None or not stage.trainable or stage.kind == "generate":
+        return
+    shape = subject.shape()
+    family = subject.facts.families.get(shape.family or "") if shape is not None else None
+    if family is not None and set(stage.trainable) < set(family.groups):
+        yield Finding(
+            ("stage.trainable", "stage.adapter"),
+            f"stage.trainable = {scalar_text(stage.trainable)} beside stage.adapter: the export of an adapter has no "
+            "place for weights trained in full, in this version",
+            "remove stage.trainable, or stage.adapter=null",
+        )
+
+
 def check_warmup(subject: Subject) -> Iterator[Finding]:
     """Warm-up is said in one unit, and ends before the run does."""
     stage, schedule = subject.config.stage, subject.config.stage.schedule
@@ -230,6 +246,7 @@ RULES: tuple[Rule, ...] = (
     check_labels,
     check_adapter,
     check_trainable,
+    check_adapter_beside_groups,
     check_warmup,
     check_decay,
     check_betas,

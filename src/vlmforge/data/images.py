@@ -1,0 +1,136 @@
+"""Pictures on their way to the model: how many tokens one becomes, where they stand, and its pixels.
+
+What a picture becomes is the model's to say. An `ImageRule` is made in `models` and handed in; this file only names
+what such a rule does and gives, and lets it work on the samples of a micro-batch.
+"""
+
+# Shapes: S tokens of one sample, P rows of positions (1, or 4 where positions have parts).
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from vlmforge.data.media import Media
+from vlmforge.data.sample import ImageSpan, RenderedSample
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+Grid = tuple[int, int, int]
+
+
+class ImageLayout(Protocol):
+    """What a picture of some size becomes."""
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The tokens that take the place of its placeholder."""
+        ...
+
+    @property
+    def grid(self) -> Grid:
+        """Frames, rows and columns of its patches, or of its tiles without the thumbnail."""
+        ...
+
+
+class ImageTensors(Protocol):
+    """The pixels of some pictures, as the tower takes them."""
+
+    @property
+    def pixel_values(self) -> torch.Tensor:
+        """`[patches, values]` of all pictures end to end, or `[tiles, 3, height, width]`."""
+        ...
+
+    @property
+    def image_grid_thw(self) -> torch.Tensor | None:
+        """`[pictures, 3]` int64: frames, rows and columns of patches; None where all tiles are alike."""
+        ...
+
+    def to(self, device: torch.device | str) -> ImageTensors:
+        """The same on `device`."""
+        ...
+
+
+class ImageRule(Protocol):
+    """How a model sees pictures."""
+
+    @property
+    def placeholder_id(self) -> int:
+        """The token that the chat template writes once for each picture."""
+        ...
+
+    @property
+    def tag_ids(self) -> frozenset[int]:
+        """Tokens around a picture, which are cut off with it."""
+        ...
+
+    def measure(self, width: int, height: int) -> ImageLayout:
+        """What a picture of this size, in pixels, becomes.
+
+        Raises:
+            ValueError: the model takes no picture of this shape.
+        """
+        ...
+
+    def positions(self, sample: RenderedSample) -> npt.NDArray[np.int64]:
+        """`[P, S]`: rotary positions of a sample's tokens, its plain ones first."""
+        ...
+
+    def make_tensors(self, pictures: Sequence[Image], grids: Sequence[Grid]) -> ImageTensors:
+        """The pixels of decoded pictures; `grids` are what `measure` said of each."""
+        ...
+
+    def show_tensors(self, tensors: ImageTensors, grids: Sequence[Grid]) -> list[list[npt.NDArray[np.uint8]]]:
+        """The tiles of each picture as `[height, width, 3]`, made back from the pixels: what the model sees."""
+        ...
+
+
+def expand_images(
+    ids: Sequence[int], is_label: Sequence[bool], placeholder_id: int, pictures: Sequence[tuple[Media, ImageLayout]]
+) -> tuple[list[int], list[bool], tuple[ImageSpan, ...]]:
+    """Put each picture's tokens in the place of its placeholder; they are never trained.
+
+    Args:
+        ids: with one placeholder a picture.
+        is_label: of the same length.
+        placeholder_id: the placeholder.
+        pictures: in order, with what each becomes.
+    """
+    new_ids: list[int] = []
+    new_labels: list[bool] = []
+    spans: list[ImageSpan] = []
+    at = 0
+    for media, layout in pictures:
+        place = ids.index(placeholder_id, at)
+        new_ids += ids[at:place]
+        new_labels += is_label[at:place]
+        spans.append(ImageSpan(len(new_ids), len(layout.ids), layout.grid, media))
+        new_ids += layout.ids
+        new_labels += [False] * len(layout.ids)
+        at = place + 1
+    return [*new_ids, *ids[at:]], [*new_labels, *is_label[at:]], tuple(spans)
+
+
+def fit_length(ids: Sequence[int], images: Sequence[ImageSpan], tag_ids: frozenset[int], most: int) -> int:
+    """How many tokens stay of a sample that is cut: at most `most`, and no part of a picture without the rest."""
+    cut = next((span.start for span in images if span.start < most < span.stop), most)
+    while 0 < cut < most and ids[cut - 1] in tag_ids:
+        cut -= 1
+    return cut
+
+
+def make_image_tensors(samples: Sequence[RenderedSample], rule: ImageRule) -> ImageTensors | None:
+    """The pixels of all pictures of some samples, in order; None if there are none.
+
+    Raises:
+        DataError: a picture cannot be decoded.
+    """
+    spans = [span for sample in samples for span in sample.images]
+    if not spans:
+        return None
+    return rule.make_tensors([span.media.decode() for span in spans], [span.grid for span in spans])

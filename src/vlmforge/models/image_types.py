@@ -1,0 +1,45 @@
+"""What an image rule gives: the layout of a picture among tokens, and pixels as a tower takes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+Grid = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ImageLayout:
+    """What a picture of some size becomes.
+
+    Attributes:
+        ids: the tokens that take the place of its placeholder.
+        grid: frames, rows and columns of its patches, or of its tiles without the thumbnail.
+    """
+
+    ids: tuple[int, ...]
+    grid: Grid
+
+
+@dataclass(frozen=True)
+class ImageTensors:
+    """The pixels of some pictures, as the tower takes them.
+
+    Attributes:
+        pixel_values: `[patches, values]` of all pictures end to end, or `[tiles, 3, height, width]`.
+        image_grid_thw: `[pictures, 3]` int64: frames, rows and columns of patches; None where all tiles are alike.
+    """
+
+    pixel_values: Tensor
+    image_grid_thw: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> ImageTensors:
+        """The same on `device`."""
+        grid = self.image_grid_thw
+        return replace(
+            self,
+            pixel_values=self.pixel_values.to(device, non_blocking=True),
+            image_grid_thw=None if grid is None else grid.to(device, non_blocking=True),
+        )

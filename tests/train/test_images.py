@@ -1,0 +1,144 @@
+"""A run over pictures, one of which cannot be decoded: on one process and on two, whole and resumed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from tests.support.ranks import start_ranks, wait_for_ranks
+from tests.support.runs import column, metrics, sample_ids
+
+from vlmforge.data.draw import draw_square
+
+RECIPE = """\
+# A short run over pictures in files
+model:
+  family: qwen3_vl
+  init: random
+  tokenizer: builtin:bytes
+  chat_template: builtin:chatml
+  image: {min_pixels: 256, max_pixels: 2048}
+  config:
+    text_config: {vocab_size: 264, hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2,
+                  num_attention_heads: 4, num_key_value_heads: 2, head_dim: 32, eos_token_id: 258, pad_token_id: 256,
+                  rope_scaling: {rope_type: default, mrope_interleaved: true, mrope_section: [6, 5, 5]}}
+    vision_config: {depth: 2, hidden_size: 32, intermediate_size: 64, num_heads: 2, patch_size: 8,
+                    out_hidden_size: 64, num_position_embeddings: 64, deepstack_visual_indexes: [0]}
+    image_token_id: 262
+    video_token_id: 263
+    vision_start_token_id: 260
+    vision_end_token_id: 261
+parallelism: {dp_shard: 1, param_dtype: float32}
+data:
+  train: [{path: chats.jsonl, format: messages}]
+  validation: [{path: chats.jsonl, format: messages, name: held_out, rows: [8, 16]}]
+  on_bad_sample: skip
+  max_bad_ratio: 1.0
+stage: {seq_len: 256, packing: best_fit, packing_window: 8, micro_batch_size: 1, global_batch_size: 2, max_steps: 5,
+        optimizer: {lr: 1.0e-3}}
+logging: {sample_ids: true, trackers: []}
+"""
+BAD = 5
+NUM_ROWS = 16
+
+
+def write_data(folder: Path) -> None:
+    (folder / "images.yaml").write_text(RECIPE)
+    rows = []
+    for number in range(NUM_ROWS):
+        picture = folder / f"{number}.png"
+        picture.write_bytes(draw_square(20 + 3 * number, 60 - 2 * number, (200, 10 * number, 0)))
+        image = {"type": "image", "image": picture.name}
+        content = [image, {"type": "text", "text": "What?"}] if number % 4 else "No picture"
+        rows.append({"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "A square"}]})
+    # Its header is whole, its pixels are not.
+    buffer = BytesIO()
+    Image.effect_noise((64, 48), 90).save(buffer, "JPEG")
+    (folder / f"{BAD}.png").write_bytes(buffer.getvalue()[:700])
+    (folder / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    folders = {size: tmp_path_factory.mktemp(f"ranks{size}") for size in (1, 2)}
+    for folder in folders.values():
+        write_data(folder)
+    groups = [start_ranks("tests.train.worker_images", size, folder) for size, folder in folders.items()]
+    for group in groups:
+        wait_for_ranks(group)
+    return folders
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_picture_without_pixels_is_left_out_and_counted(size: int, folders: dict[int, Path]) -> None:
+    run = folders[size] / "runs/whole"
+    ledger = json.loads((run / "ledger.json").read_text())
+    seen = [name for step in sample_ids(run) for name in step]
+    assert len(seen) > NUM_ROWS, "the run is longer than an epoch"
+    assert f"chats#{BAD}" not in seen
+    assert f"chats#{BAD}" in ledger["bad_ids"]
+    assert ledger["sources"]["chats"]["bad"] >= 1
+    assert ledger["sources"]["chats"]["samples"] == len(seen)
+    assert ledger["sources"]["chats"]["tokens"] == sum(line["num_tokens"] for line in metrics(run))
+
+
+def test_two_processes_train_as_one(folders: dict[int, Path]) -> None:
+    one, two = (folders[size] / "runs/whole" for size in (1, 2))
+    assert sample_ids(one) == sample_ids(two)
+    for ours, theirs in zip(metrics(one), metrics(two), strict=True):
+        for name in ("loss", "grad_norm"):
+            assert ours[name] == pytest.approx(theirs[name], rel=2e-5)
+    assert metrics(one)[-1]["validation_loss"] == pytest.approx(metrics(two)[-1]["validation_loss"], rel=2e-5)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_run_that_goes_on_with_other_workers_is_the_whole_run(size: int, folders: dict[int, Path]) -> None:
+    whole, stopped = (folders[size] / "runs" / name for name in ("whole", "stopped"))
+    assert sample_ids(whole) == sample_ids(stopped)
+    assert column(whole, "loss", "grad_norm") == column(stopped, "loss", "grad_norm")
+    assert (whole / "ledger.json").read_text() == (stopped / "ledger.json").read_text()
+    assert all(line["data_wait_seconds"] >= 0 for line in metrics(stopped))
+
+
+def test_the_export_is_what_plain_transformers_loads(folders: dict[int, Path], tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    export = shutil.copytree(folders[2] / "runs/whole/export", tmp_path / "export")
+    model: Any = AutoModelForImageTextToText.from_pretrained(export).eval()
+    processor = AutoProcessor.from_pretrained(export)
+    picture = Image.open(folders[2] / "6.png").convert("RGB")
+    content = [{"type": "image"}, {"type": "text", "text": "What?"}]
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    inputs = processor(text=text, images=[picture], return_tensors="pt")
+    with torch.no_grad():
+        output = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    expected = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert generate(export, folders[2] / "6.png", folders[2]) == expected
+
+
+def generate(export: Path, picture: Path, folder: Path) -> str:
+    """What the command answers."""
+    import subprocess
+    import sys
+
+    from tests.support.runs import environment
+
+    words = [f"checkpoint={export}", f"image={picture}", "prompt=What?", "stage.generation.max_new_tokens=8"]
+    done = subprocess.run(
+        [sys.executable, "-m", "vlmforge", "generate", *words, "parallelism.param_dtype=float32"],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.rstrip("\n")

@@ -1,0 +1,28 @@
+"""One rank that trains the recipe of a folder: whole, and stopped and gone on with other workers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from vlmforge.cli import main
+
+RUNS = (
+    ("whole", []),
+    ("stopped", ["run.stop_after_steps=2"]),
+    ("stopped", ["data.num_workers=2"]),
+)
+
+
+def train_all(folder: Path) -> None:
+    os.chdir(folder)
+    for part, (name, more) in enumerate(RUNS):
+        os.environ["VLMFORGE_RENDEZVOUS"] = f"file://{folder}/rendezvous-{part}"
+        words = ["recipe=images.yaml", f"run.name={name}", f"parallelism.dp_shard={os.environ['WORLD_SIZE']}"]
+        code = main(["train", *words, *more])
+        assert code == 0, (name, code)
+
+
+if __name__ == "__main__":
+    train_all(Path(sys.argv[1]))
