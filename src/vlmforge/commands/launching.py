@@ -72,12 +72,11 @@ def _agents(config: Config) -> Agents:
 
 
 def _commands(request: Request, config: Config, agents: Agents) -> str:
-    """The command, and on which machines it is typed."""
-    words = [word for word in request.words() if word != "launch=print"]
+    """The command, and on which machines it is typed; its ranks join, because torchrun has started them."""
+    words = request.words()
     if agents.num_nodes == 1:
         options = ["--standalone", f"--nproc-per-node={agents.processes_per_node}"]
-        command = [*installed_torchrun(), *options, "-m", "vlmforge", *words]
-        return f"# on this machine; `{shlex.join(['vlmforge', *words])}` does the same\n{shell_text(command)}"
+        return "# on this machine\n" + shell_text([*installed_torchrun(), *options, "-m", "vlmforge", *words])
     host = config.launch.host or socket.gethostname()
     command = agents.command(installed_torchrun(), f"{host}:{config.launch.port}", words)
     where = f"# on each of {agents.num_nodes} machines, in the same folder; they meet on {host}, which is one of them"

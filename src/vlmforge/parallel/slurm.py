@@ -120,6 +120,8 @@ SCRIPT = """\
 set -euo pipefail
 hosts="$(scontrol show hostnames "$SLURM_JOB_NODELIST")"
 first_host="${{hosts%%$'\n'*}}"
+# As a rank ends, torch's C++ parts write a page about each connection; what has happened is told by the ranks.
+export TORCH_CPP_LOG_LEVEL="${{TORCH_CPP_LOG_LEVEL:-ERROR}}"
 
 exec srun {srun} \\
   {torchrun} \\
