@@ -16,6 +16,7 @@ from vlmforge.commands.configuring import load_config
 from vlmforge.commands.request import Request
 from vlmforge.config.derived import Axes
 from vlmforge.config.schema import Config
+from vlmforge.errors import ConfigError
 from vlmforge.models import FAMILIES
 from vlmforge.models.adapters import is_adapter
 from vlmforge.parallel.context import SequenceSplit, _Exchange
@@ -74,6 +75,8 @@ def configure(case: Case, folder: Path, axes: Axes | None = None) -> Config:
         f"stage.micro_batch_size={case.micro_batch_size}",
         f"stage.global_batch_size={GLOBAL_BATCH_SIZE}",
         f"stage.max_steps={case.num_steps}",
+        # Adam's first update is the sign of a gradient: one that is nothing but rounding must not make a whole step.
+        "stage.optimizer.eps=1e-6",
     ]
     if FAMILIES[case.family].vision is not None:
         # Pictures of one to a few tokens.
@@ -110,6 +113,17 @@ def write_holes(folder: Path) -> None:
             # The good ones stand at the end of a step's rows.
             rows.append([question, answer] if GLOBAL_BATCH_SIZE - place <= num_good else [question])
     (folder / HOLES).write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+
+
+def write_refusal(folder: Path, mesh: str, case: Case, error: ConfigError) -> None:
+    """Keep what validate says of a cell that it refuses."""
+    (folder / f"{mesh}-{case.name}.refused").write_text(error.problems[0].what)
+
+
+def read_refusal(folder: Path, mesh: str, case: Case) -> str | None:
+    """What validate said of a cell; None where it is not refused."""
+    path = folder / f"{mesh}-{case.name}.refused"
+    return path.read_text() if path.exists() else None
 
 
 def run_vlmforge(case: Case, config: Config, world: World) -> Record:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.support.assets import link_assets
-from tests.support.runs import metrics
+from tests.support.runs import metrics, start
 from transformers import AutoModelForCausalLM
 
 from vlmforge.cli import main
@@ -88,6 +88,18 @@ def test_two_steps_lower_the_loss_and_the_export_is_the_trained_model(kind: str,
     ids = torch.arange(100, 150)[None]
     with torch.no_grad():
         assert torch.equal(trained(input_ids=ids).logits, plain(input_ids=ids).logits)
+
+
+def test_two_ranks_give_the_losses_of_one(here: Path) -> None:
+    rows = ["data.shuffle=false", "data.train.0.rows=[0,4]", "stage.packing=none", "~stage.packing_window"]
+    more = ["stage.micro_batch_size=1", "parallelism.param_dtype=float32", "parallelism.recompute=none"]
+    words = ["train", "recipe=smollm2/gsm8k_sft", MODEL, *SHORT, *rows, *more, "checkpointing.export=never"]
+    assert main([*words, "run.name=one"]) == 0
+    two = start(here, *words, "run.name=two", "parallelism.dp_shard=2")
+    assert two.wait(300) == 0, two.communicate()
+    for ours, theirs in zip(metrics(here / "runs/two"), metrics(here / "runs/one"), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=3e-6)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=2e-5)
 
 
 def test_it_knows_the_capital_of_france(capsys: pytest.CaptureFixture[str]) -> None:

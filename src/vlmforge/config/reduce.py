@@ -45,7 +45,7 @@ def reduce_config(config: Config, shape: Shape, axes: Axes, families: Mapping[st
     values = encode(config)
     origins = Origins("vlmforge parity")
     apply_tiny(values, origins, families, keep_mesh=True)
-    values["model"]["config"] |= _kept_fields(values["model"]["config"], shape, axes, families[shape.family or ""])
+    _keep_fields(values["model"]["config"], shape, axes, families[shape.family or ""])
     values["model"]["dtype"] = "float32"
     values["parallelism"] |= {"dp_shard": axes.dp_shard, "param_dtype": "float32", "reduce_dtype": "float32"}
     rows = max(MIN_ROWS, ROWS_PER_RANK * axes.num_data_ranks)
@@ -54,6 +54,8 @@ def reduce_config(config: Config, shape: Shape, axes: Axes, families: Mapping[st
         "global_batch_size": math.ceil(rows / axes.num_data_ranks) * axes.num_data_ranks,
         "schedule": {"name": "constant"},
     }
+    # Adam's first update is the sign of a gradient: one that is nothing but rounding must not make a whole step.
+    values["stage"]["optimizer"]["eps"] = 1e-6
     if values["stage"]["adapter"] is not None:
         # Drawn rank by rank, so no two meshes drop the same.
         values["stage"]["adapter"]["dropout"] = 0.0
@@ -63,15 +65,21 @@ def reduce_config(config: Config, shape: Shape, axes: Axes, families: Mapping[st
     return decoded.config
 
 
-def _kept_fields(tiny: Mapping[str, Any], shape: Shape, axes: Axes, family: FamilyFacts) -> dict[str, Any]:
-    """Fields of the full shape in the place of the tiny ones, and sizes rounded up so that they can be cut alike."""
+def _keep_fields(tiny: dict[str, Any], shape: Shape, axes: Axes, family: FamilyFacts) -> None:
+    """Put fields of the full language model in the place of tiny ones; round sizes up so that they are cut alike."""
+    text = tiny[family.text_section] if family.text_section else tiny
     heads = shape.fields["num_attention_heads"]
-    fields = {name: shape.fields[name] for name in KEPT}
-    if "head_dim" in family.fields:
-        fields["head_dim"] = HEAD_DIM
+    text |= {name: shape.fields[name] for name in KEPT}
+    if "head_dim" in family.text_fields:
+        # A family whose rotary positions have parts says it beside them.
+        text.setdefault("head_dim", HEAD_DIM)
     else:
-        fields["hidden_size"] = heads * HEAD_DIM
-    sizes = {name: tiny[name] for name in (*CUT, *EXPERTS) if is_whole_number(tiny.get(name))}
-    steps = {name: axes.ep if name in EXPERTS else heads for name in sizes}
-    fields |= {name: math.ceil(size / steps[name]) * steps[name] for name, size in sizes.items()}
-    return fields | {name: 0.0 for name in DROPOUTS if name in family.fields}
+        text["hidden_size"] = heads * HEAD_DIM
+    sizes = {name: text[name] for name in (*CUT, *EXPERTS) if is_whole_number(text.get(name))}
+    steps = {name: math.lcm(axes.ep, axes.tp) if name in EXPERTS else heads for name in sizes}
+    text |= {name: math.ceil(size / steps[name]) * steps[name] for name, size in sizes.items()}
+    text |= {name: 0.0 for name in DROPOUTS if name in family.text_fields}
+    for section in family.sections:
+        # A tower's features are as wide as the text.
+        if "out_hidden_size" in tiny[section]:
+            tiny[section]["out_hidden_size"] = text["hidden_size"]

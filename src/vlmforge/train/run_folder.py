@@ -25,6 +25,7 @@ MAY_DIFFER = (
     "stage.max_tokens_per_micro_batch",
     "stage.generation",
     "data.num_workers",
+    "parallelism.cp",
     "parallelism.dp_replicate",
     "parallelism.dp_shard",
     "parallelism.recompute",
