@@ -26,8 +26,8 @@ def test_counts_and_shares_by_source():
     ledger.count_left_out(left_out("b", 7))
     state = ledger.as_dict()
     assert state["sources"]["a"] == {
-        "samples": 2, "tokens": 10, "label_tokens": 2, "dropped": 0, "truncated": 1, "bad": 0, "share": 2 / 3,
-        "token_share": 2 / 3, "bad_kinds": {},
+        "samples": 2, "tokens": 10, "label_tokens": 2, "dropped": 0, "truncated": 1, "bad": 0, "shrunk": 0,
+        "share": 2 / 3, "token_share": 2 / 3, "bad_kinds": {},
     }  # fmt: skip
     assert (state["sources"]["b"]["dropped"], state["sources"]["b"]["bad"]) == (1, 1)
     assert state["sources"]["b"]["bad_kinds"] == {"empty": 1}

@@ -186,3 +186,26 @@ def test_a_tokenizer_without_the_image_token_is_refused() -> None:
     model = ModelConfig(family="qwen3_vl", config=fields, init="random", tokenizer="builtin:bytes")
     with pytest.raises(ConfigError, match="image_token_id = 151655 is none of them"):
         build_image_rule(model, build_tokenizer(model))
+
+
+def test_pictures_that_do_not_fit_are_shrunk_until_they_do(seeing: SimpleNamespace) -> None:
+    turns = (turn("user", picture(300, 200), picture(40, 24), "What?"), turn("assistant", "Two"))
+    whole = render(seeing, *turns, labels="assistant", seq_len=4096)
+    sample = Sample(Place("pictures", 0, "here"), messages=turns)
+    longest = whole.num_tokens - 1
+    renderer = Renderer(
+        seeing.tokenizer, labels="assistant", seq_len=longest, image_rule=seeing.rule, is_shrinking=True
+    )
+    small = renderer.render(sample)
+    assert small.num_tokens <= longest
+    assert [span.num_shrinks for span in small.images] == [small.images[0].num_shrinks] * 2
+    assert small.images[0].num_tokens < whole.images[0].num_tokens
+    # Pixels are those of the smaller budget, also beside a sample that keeps its own.
+    both = make_image_tensors([whole, small], seeing.rule)
+    alone = [make_image_tensors([one], seeing.rule).pixel_values for one in (whole, small)]
+    assert both is not None
+    assert torch.equal(both.pixel_values, torch.cat(alone))
+    with pytest.raises(DataError, match=r"more than stage\.seq_len"):
+        Renderer(seeing.tokenizer, labels="assistant", seq_len=12, image_rule=seeing.rule, is_shrinking=True).render(
+            sample
+        )

@@ -246,6 +246,11 @@ class DataConfig:
     on_too_long: Literal["error", "drop", "truncate"] = key(
         "error", "A sample longer than `stage.seq_len`: stop, leave it out (counted), or cut its end (counted)."
     )
+    shrink_images: bool = key(
+        False,
+        "Where a sample is longer than `stage.seq_len`, give all its pictures fewer tiles or pixels, a step at a time, "
+        "until it fits (counted); what does not fit at the last step is too long.",
+    )
     on_bad_sample: Literal["error", "skip"] = key(
         "error", "A sample that cannot be read or has no label: stop, or leave it out (counted)."
     )

@@ -9,6 +9,8 @@ what such a rule does and gives, and lets it work on the samples of a micro-batc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -55,6 +57,10 @@ class ImageTensors(Protocol):
         """The same on `device`."""
         ...
 
+    def join(self, more: ImageTensors) -> ImageTensors:
+        """These pictures and more, end to end."""
+        ...
+
 
 class ImageRule(Protocol):
     """How a model sees pictures."""
@@ -77,6 +83,10 @@ class ImageRule(Protocol):
         """
         ...
 
+    def shrink(self) -> ImageRule | None:
+        """The rule with the next smaller budget of tiles or pixels for a picture; None: there is none."""
+        ...
+
     def positions(self, sample: RenderedSample) -> npt.NDArray[np.int64]:
         """`[P, S]`: rotary positions of a sample's tokens, its plain ones first."""
         ...
@@ -91,7 +101,11 @@ class ImageRule(Protocol):
 
 
 def expand_images(
-    ids: Sequence[int], is_label: Sequence[bool], placeholder_id: int, pictures: Sequence[tuple[Media, ImageLayout]]
+    ids: Sequence[int],
+    is_label: Sequence[bool],
+    placeholder_id: int,
+    pictures: Sequence[tuple[Media, ImageLayout]],
+    num_shrinks: int = 0,
 ) -> tuple[list[int], list[bool], tuple[ImageSpan, ...]]:
     """Put each picture's tokens in the place of its placeholder; they are never trained.
 
@@ -100,6 +114,7 @@ def expand_images(
         is_label: of the same length.
         placeholder_id: the placeholder.
         pictures: in order, with what each becomes.
+        num_shrinks: how often the rule was shrunk that says so.
     """
     new_ids: list[int] = []
     new_labels: list[bool] = []
@@ -109,7 +124,7 @@ def expand_images(
         place = ids.index(placeholder_id, at)
         new_ids += ids[at:place]
         new_labels += is_label[at:place]
-        spans.append(ImageSpan(len(new_ids), len(layout.ids), layout.grid, media))
+        spans.append(ImageSpan(len(new_ids), len(layout.ids), layout.grid, media, num_shrinks))
         new_ids += layout.ids
         new_labels += [False] * len(layout.ids)
         at = place + 1
@@ -133,4 +148,31 @@ def make_image_tensors(samples: Sequence[RenderedSample], rule: ImageRule) -> Im
     spans = [span for sample in samples for span in sample.images]
     if not spans:
         return None
+    runs = [list(run) for _, run in groupby(spans, key=lambda span: span.num_shrinks)]
+    return reduce(
+        lambda first, more: first.join(more), [_make_run(run, _shrink(rule, run[0].num_shrinks)) for run in runs]
+    )
+
+
+def _shrink(rule: ImageRule, times: int) -> ImageRule:
+    """A rule shrunk so many times."""
+    for _ in range(times):
+        smaller = rule.shrink()
+        assert smaller is not None, "a picture was measured by a rule that there is not"
+        rule = smaller
+    return rule
+
+
+def list_rules(rule: ImageRule) -> list[ImageRule]:
+    """A rule and what it can be shrunk to, the largest budget first."""
+    rules: list[ImageRule] = []
+    smaller: ImageRule | None = rule
+    while smaller is not None:
+        rules.append(smaller)
+        smaller = smaller.shrink()
+    return rules
+
+
+def _make_run(spans: Sequence[ImageSpan], rule: ImageRule) -> ImageTensors:
+    """The pixels of pictures that the same rule holds for."""
     return rule.make_tensors([span.media.decode() for span in spans], [span.grid for span in spans])

@@ -28,6 +28,7 @@ class SourceCounts:
         label_tokens: those of them that entered the loss.
         dropped: samples left out because they were too long.
         truncated: samples of `samples` that lost their end.
+        shrunk: samples of `samples` whose pictures were given fewer tokens.
         bad: samples left out because they could not be read or had no label.
     """
 
@@ -37,6 +38,7 @@ class SourceCounts:
     dropped: int = 0
     truncated: int = 0
     bad: int = 0
+    shrunk: int = 0
 
     @property
     def seen(self) -> int:
@@ -64,7 +66,13 @@ class LostSample:
 
 def counts_of(sample: RenderedSample) -> SourceCounts:
     """What one sample that is trained on adds."""
-    return SourceCounts(1, sample.num_tokens, sample.num_label_tokens, truncated=int(sample.was_truncated))
+    return SourceCounts(
+        samples=1,
+        tokens=sample.num_tokens,
+        label_tokens=sample.num_label_tokens,
+        truncated=int(sample.was_truncated),
+        shrunk=int(any(span.num_shrinks for span in sample.images)),
+    )
 
 
 class Ledger:
@@ -157,7 +165,7 @@ class Ledger:
         ledger = cls()
         names = [field.name for field in fields(SourceCounts)]
         for source, counts in state["sources"].items():
-            ledger.sources[source] = SourceCounts(**{name: counts[name] for name in names})
+            ledger.sources[source] = SourceCounts(**{name: counts.get(name, 0) for name in names})
             ledger.bad_kinds[source] = Counter(counts.get("bad_kinds", {}))
         ledger.bad_ids = list(state["bad_ids"])
         return ledger
@@ -166,9 +174,8 @@ class Ledger:
         """What came of each source, for people."""
         width = max(map(len, self.sources), default=0)
         for name, counts in sorted(self.sources.items()):
-            left_out = "".join(
-                f", {number} {kind}" for kind in ("dropped", "truncated", "bad") if (number := getattr(counts, kind))
-            )
+            kinds = ("dropped", "truncated", "shrunk", "bad")
+            left_out = "".join(f", {number} {kind}" for kind in kinds if (number := getattr(counts, kind)))
             yield (
                 f"{name:<{width}}  {self._share(counts.samples, 'samples'):.1%} of the samples, "
                 f"{self._share(counts.tokens, 'tokens'):.1%} of the tokens: {counts.samples} samples{left_out}"

@@ -20,7 +20,7 @@ import numpy as np
 
 from vlmforge.config.schema import Config
 from vlmforge.data.bad import BadSampleError
-from vlmforge.data.images import ImageLayout, ImageRule, expand_images, fit_length
+from vlmforge.data.images import ImageLayout, ImageRule, expand_images, fit_length, list_rules
 from vlmforge.data.media import Media
 from vlmforge.data.sample import ImageSpan, Message, Place, RenderedSample, Sample
 from vlmforge.data.template import (
@@ -66,6 +66,7 @@ class Renderer:
         seq_len: int,
         is_truncating: bool = False,
         image_rule: ImageRule | None = None,
+        is_shrinking: bool = False,
     ) -> None:
         """Keep the rules, and check once that the chat template ends its turns.
 
@@ -75,6 +76,7 @@ class Renderer:
             seq_len: longest sample in tokens.
             is_truncating: cut the end of longer samples instead of refusing them.
             image_rule: how the model sees pictures; None: it takes text only.
+            is_shrinking: give the pictures of longer samples fewer tokens.
 
         Raises:
             DataError: the chat template writes no end marker after an assistant turn.
@@ -84,6 +86,7 @@ class Renderer:
         self._seq_len = seq_len
         self._is_truncating = is_truncating
         self._image_rule = image_rule
+        self._smaller_rules = list_rules(image_rule)[1:] if image_rule is not None and is_shrinking else []
         self._marker_ids = marker_ids(tokenizer)
         if tokenizer.chat_template and labels == "assistant":
             require_end_marker(tokenizer)
@@ -103,7 +106,7 @@ class Renderer:
         was_truncated = length > self._seq_len
         if was_truncated:
             if not self._is_truncating:
-                raise TooLongError(_too_long_problem(sample.place, length, self._seq_len))
+                raise TooLongError(_too_long_problem(sample.place, length, self._seq_len, has_images=bool(images)))
             tags = self._image_rule.tag_ids if self._image_rule is not None else frozenset[int]()
             length = fit_length(ids, images, tags, self._seq_len)
         place = sample.place
@@ -132,7 +135,13 @@ class Renderer:
                 )
             return ids, is_label, ()
         pictures = measure_pictures(media, ids, rule, sample.place)
-        return expand_images(ids, is_label, rule.placeholder_id, pictures)
+        expanded = expand_images(ids, is_label, rule.placeholder_id, pictures)
+        for number, smaller in enumerate(self._smaller_rules if media else (), 1):
+            if len(expanded[0]) <= self._seq_len:
+                break
+            pictures = measure_pictures(media, ids, smaller, sample.place)
+            expanded = expand_images(ids, is_label, rule.placeholder_id, pictures, number)
+        return expanded
 
     def _tokenize(self, sample: Sample) -> tuple[list[int], list[bool]]:
         """Ids and labels before any cut, with one placeholder for each picture."""
@@ -205,6 +214,7 @@ def build_renderer(config: Config, tokenizer: PreTrainedTokenizerBase, image_rul
         seq_len=config.stage.seq_len,
         is_truncating=config.data.on_too_long == "truncate",
         image_rule=image_rule,
+        is_shrinking=config.data.shrink_images,
     )
 
 
@@ -306,11 +316,12 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str, offset: int, *, is_te
     return _Encoding(ids, starts)
 
 
-def _too_long_problem(place: Place, num_tokens: int, seq_len: int) -> Problem:
+def _too_long_problem(place: Place, num_tokens: int, seq_len: int, *, has_images: bool) -> Problem:
     """A sample that does not fit."""
     return place.problem(
         f"the sample has {num_tokens} tokens, more than stage.seq_len = {seq_len}",
-        f"stage.seq_len={num_tokens}, or data.on_too_long=drop, or data.on_too_long=truncate",
+        f"stage.seq_len={num_tokens}, or data.on_too_long=drop, or data.on_too_long=truncate"
+        + (", or data.shrink_images=true" if has_images else ""),
     )
 
 

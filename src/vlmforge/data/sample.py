@@ -133,12 +133,14 @@ class ImageSpan:
         num_tokens: how many it has, tags of its own included.
         grid: what the model's rule says of its shape; see `ImageLayout`.
         media: where it is.
+        num_shrinks: how often the rule's budget was made smaller for it; see `data.shrink_images`.
     """
 
     start: int
     num_tokens: int
     grid: tuple[int, int, int]
     media: Media
+    num_shrinks: int = 0
 
     @property
     def stop(self) -> int:

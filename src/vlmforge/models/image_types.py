@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,3 +44,8 @@ class ImageTensors:
             pixel_values=self.pixel_values.to(device, non_blocking=True),
             image_grid_thw=None if grid is None else grid.to(device, non_blocking=True),
         )
+
+    def join(self, more: Any) -> ImageTensors:
+        """These pictures and more, end to end."""
+        grids = [part.image_grid_thw for part in (self, more) if part.image_grid_thw is not None]
+        return ImageTensors(torch.cat([self.pixel_values, more.pixel_values]), torch.cat(grids) if grids else None)

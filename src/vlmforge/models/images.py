@@ -10,6 +10,7 @@ whole where there is more than one (InternVL).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     from vlmforge.data.images import ImageRule
     from vlmforge.data.images import ImageTensors as AnyImageTensors
     from vlmforge.data.sample import RenderedSample
+
+# The most tiles of a picture, from one step of shrinking to the next.
+_TILE_STEPS = (12, 8, 6, 4, 2, 1)
 
 # What transformers' AutoProcessor makes of an exported folder, by family.
 _PROCESSORS: dict[str, tuple[Any, Any]] = {
@@ -220,6 +224,15 @@ class NativeRule:
             (self.placeholder_id,) * (rows * columns // processor.merge_size**2), grid=(1, rows, columns)
         )
 
+    def shrink(self) -> NativeRule | None:
+        """See `ImageRule`: half the pixels, down to four tokens."""
+        processor = copy(self.processor)
+        least, most = processor.size["shortest_edge"], processor.size["longest_edge"] // 2
+        if most < 4 * (processor.patch_size * processor.merge_size) ** 2:
+            return None
+        processor.size = {"shortest_edge": min(least, most), "longest_edge": most}
+        return NativeRule(processor, self.placeholder_id, self.tag_ids, self._has_mrope)
+
     def positions(self, sample: RenderedSample) -> npt.NDArray[np.int64]:
         """See `ImageRule`: `[4, S]`, plain ones, then time, row and column.
 
@@ -296,6 +309,15 @@ class TileRule:
         )
         features = (self.placeholder_id,) * (_count_tiles((1, rows, columns)) * self.num_tokens)
         return ImageLayout((*self._own_tags[:1], *features, *self._own_tags[1:]), grid=(1, rows, columns))
+
+    def shrink(self) -> TileRule | None:
+        """See `ImageRule`: the next fewer tiles of 12, 8, 6, 4, 2 and 1, as Megatron's examples do."""
+        processor = copy(self.processor)
+        processor.max_patches = next((count for count in _TILE_STEPS if count < processor.max_patches), 0)
+        if not processor.max_patches:
+            return None
+        processor.min_patches = min(processor.min_patches, processor.max_patches)
+        return TileRule(processor, self.placeholder_id, self.tag_ids, self._own_tags, self.num_tokens)
 
     def positions(self, sample: RenderedSample) -> npt.NDArray[np.int64]:
         """See `ImageRule`: `[1, S]`."""

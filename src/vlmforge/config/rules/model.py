@@ -381,6 +381,12 @@ def check_image(subject: Subject) -> Iterator[Finding]:
                 f"{path} = {value} has no effect on family {family.name}, which takes {known}",
                 f"remove {path}",
             )
+    if subject.config.data.shrink_images and not family.image_keys:
+        yield Finding(
+            ("data.shrink_images", "model.family"),
+            f"data.shrink_images = true has no effect on family {family.name}, which takes no images",
+            "data.shrink_images=false",
+        )
     least, most = image.min_pixels, image.max_pixels
     if least is not None and most is not None and least > most:
         yield Finding(
