@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vlmforge.config.schema import SourceConfig
-from vlmforge.data.sources import name_sources, open_source, open_sources
+from vlmforge.data.sources import name_sources, open_source
 from vlmforge.data.sources.jsonl import JsonlRows
 from vlmforge.data.sources.parquet import ParquetRows, list_schema_paths
 from vlmforge.errors import DataError
@@ -108,7 +108,7 @@ def test_several_files_are_one_list_and_rows_cuts_it(write_jsonl):
         format="prompt_response",
         rows=(3, 6),
     )
-    (source,) = open_sources([config])
+    source = open_source(config, "a")
     assert [source.sample(i).prompt for i in range(len(source))] == ["q3", "q4", "q5"]
     assert [source.place(i).sample_id for i in range(3)] == ["a#3", "a#4", "a#5"]
     assert source.place(1).where == f"{config.path[1]}:1"

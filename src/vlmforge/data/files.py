@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -145,11 +146,11 @@ def expand_pattern(path: str) -> list[str]:
     return sorted(system.unstrip_protocol(found) for found in system.glob(inner))
 
 
-class _OpenFiles:
-    """Descriptors of local files; the ones used longest ago are closed."""
+class _OpenFiles(threading.local):
+    """Descriptors of local files; the ones used longest ago are closed, so each thread has its own."""
 
     def __init__(self) -> None:
-        """Nothing is open."""
+        """Nothing is open in a new thread."""
         self._descriptors: OrderedDict[str, int] = OrderedDict()
 
     def get(self, path: str) -> int:

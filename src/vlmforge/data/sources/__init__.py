@@ -38,23 +38,11 @@ __all__ = [
     "name_sources",
     "open_parts",
     "open_source",
-    "open_sources",
     "open_stream",
     "rows_problem",
 ]
 
 ENERGON = "energon"
-
-
-def open_sources(configs: Sequence[SourceConfig], prompts: Prompts | None = None) -> tuple[Source, ...]:
-    """Open all sources of a blend.
-
-    Args:
-        configs: the blend.
-        prompts: of `data.prompts`, by category and variant.
-    """
-    names = name_sources(configs)
-    return tuple(open_source(config, name, prompts) for config, name in zip(configs, names, strict=True))
 
 
 def open_source(config: SourceConfig, name: str, prompts: Prompts | None = None) -> Source:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -135,7 +136,11 @@ class ParquetRows:
 
 
 class _DecodedGroups:
-    """Decoded row groups of all files; the ones used longest ago make room."""
+    """Decoded row groups of all files; the ones used longest ago make room.
+
+    Validation may read while another thread prepares the next steps: each single operation is atomic, and a group that
+    is gone in between is decoded anew.
+    """
 
     def __init__(self) -> None:
         """Nothing is decoded."""
@@ -144,9 +149,10 @@ class _DecodedGroups:
 
     def get(self, key: Any) -> pa.Table | None:
         """A group, if it is still there."""
-        if key in self._tables:
+        table = self._tables.get(key)
+        with suppress(KeyError):
             self._tables.move_to_end(key)
-        return self._tables.get(key)
+        return table
 
     def put(self, key: Any, table: pa.Table) -> None:
         """Keep a group as long as there is room."""
