@@ -27,7 +27,7 @@ def note(tokenizer, text, labels="assistant", was_truncated=False):
             tokens = tokenizer(piece, add_special_tokens=False)["input_ids"] if piece else []
             ids += tokens
             trained += [is_trained] * len(tokens)
-    notes = Linter(tokenizer, labels).check("a#1", np.array(ids), np.array(trained), was_truncated)
+    notes = Linter(tokenizer, labels).check("a#1", np.array(ids), np.array(trained), was_truncated=was_truncated)
     assert all(str(found).startswith("a#1: ") for found in notes)
     return [found.text for found in notes]
 
@@ -83,3 +83,18 @@ def test_twins_and_a_date_in_the_template_are_told(tokenizer):
 def test_runs_are_found_at_both_ends():
     assert find_runs(np.array([1, 1, 0, 1, 0, 0, 1], bool)) == [(0, 2), (3, 4), (6, 7)]
     assert find_runs(np.array([0, 0], bool)) == []
+
+
+@pytest.mark.parametrize(
+    ("ids", "trained", "images", "expected"),
+    [
+        ([9, 9, 9, 5], [0, 0, 0, 1], [(0, 3)], None),
+        ([5, 9, 9, 5], [0, 0, 0, 1], [(1, 3), (4, 7)], "image 2 is cut: 0 of its 3 tokens are there"),
+        ([9, 9, 9, 5], [0, 0, 0, 1], [(0, 2)], "1 image tokens belong to no image"),
+        ([5, 9, 9, 5], [0, 0, 1, 1], [(1, 3)], "tokens of an image are trained"),
+    ],
+)
+def test_pictures_that_are_not_whole_or_trained_are_told(tokenizer, ids, trained, images, expected):
+    notes = Linter(tokenizer, "all", placeholder_id=9).check("a#1", np.array(ids), np.array(trained, bool), images)
+    found = [note.text for note in notes if "end marker" not in note.text]
+    assert [text[: len(expected or "")] for text in found] == ([expected] if expected else [])

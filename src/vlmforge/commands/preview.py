@@ -20,12 +20,14 @@ def run(request: Request) -> int:
     html_path = _html_path(request)
     loaded = load_config(request)
     # Imported only now: with torch and transformers it takes seconds, and a mistake is answered before.
+    from vlmforge.models.images import build_image_rule
     from vlmforge.models.tokenizer import build_tokenizer
     from vlmforge.preview import page, terminal
-    from vlmforge.preview.view import build_view
+    from vlmforge.preview.reading import build_view
 
     tokenizer = build_tokenizer(loaded.config.model)
-    view = build_view(loaded.config, loaded.batch, loaded.recipe_name, tokenizer)
+    image_rule = build_image_rule(loaded.config.model, tokenizer)
+    view = build_view(loaded.config, loaded.batch, loaded.recipe_name, tokenizer, image_rule)
     if sys.stdout.isatty():
         terminal.print_colours(view)
     else:

@@ -167,7 +167,7 @@ class TrainLoader:
 
     def _collate(self, hand: list[Row]) -> tuple[Batch, tuple[LostSample, ...]]:
         """A micro-batch, and the samples that had to be left out of it."""
-        return _collate_hand(hand, self._image_rule, is_skipping=self._is_skipping)
+        return collate_hand(hand, self._image_rule, is_skipping=self._is_skipping)
 
     def _deal(self, rows: list[Row]) -> list[list[Row]]:
         """The rows of each of this rank's micro-batches."""
@@ -182,7 +182,7 @@ def _place(number: int, window: Window, rows_used: int) -> dict[str, Any]:
     return place | ({"streams": streams} if streams else {})
 
 
-def _collate_hand(
+def collate_hand(
     hand: Sequence[Row], image_rule: ImageRule | None, *, is_skipping: bool
 ) -> tuple[Batch, tuple[LostSample, ...]]:
     """A micro-batch, and the samples that had to be left out of it.
@@ -297,7 +297,7 @@ def iterate_validation(
     is_skipping = config.data.on_bad_sample == "skip"
 
     def collate_one(hand: list[Row]) -> Batch:
-        return _collate_hand(hand, image_rule, is_skipping=is_skipping)[0]
+        return collate_hand(hand, image_rule, is_skipping=is_skipping)[0]
 
     max_tokens = config.stage.max_tokens_per_micro_batch
     if max_tokens is not None:

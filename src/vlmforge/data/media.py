@@ -21,6 +21,8 @@ from vlmforge.data.bad import BadKind, BadSampleError
 from vlmforge.errors import Problem
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from PIL.Image import Image
 
     from vlmforge.data.sample import Place
@@ -229,3 +231,22 @@ def _to_rgb(image: Image) -> Image:
         white = Pil.new("RGBA", over.size, "white")
         return Pil.alpha_composite(white, over).convert("RGB")
     return image.convert("RGB")
+
+
+def encode_thumbnail(pixels: npt.NDArray[np.uint8], side: int) -> tuple[str, int, int]:
+    """A picture to look at.
+
+    Args:
+        pixels: `[height, width, 3]`.
+        side: pixels of its longer side at most.
+
+    Returns:
+        JPEG in base64, and its width and height.
+    """
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
+    image.thumbnail((side, side))
+    file = BytesIO()
+    image.save(file, "JPEG", quality=88)
+    return base64.b64encode(file.getvalue()).decode(), image.width, image.height

@@ -1,1 +1,1 @@
-"""What a step trains on, for people: `view` reads it from the batches, `terminal` and `page` write it."""
+"""What a step trains on, for people: `reading` fills a `view`; `terminal` and `page` write it."""

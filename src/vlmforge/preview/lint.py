@@ -48,13 +48,15 @@ class Note:
 class Linter:
     """The checks of single samples, for one tokenizer and one choice of labels."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, labels: str) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, labels: str, placeholder_id: int | None = None) -> None:
         """Look up the tokens that the checks are about.
 
         Args:
             tokenizer: of the model.
             labels: `stage.labels`.
+            placeholder_id: token that stands for a part of a picture; None: the model takes text only.
         """
+        self._placeholder_id = placeholder_id
         self._tokenizer = tokenizer
         self._trains_turns = labels == "assistant"
         marker = find_end_marker(tokenizer)
@@ -62,7 +64,12 @@ class Linter:
         self._endings = marker_ids(tokenizer)
 
     def check(
-        self, sample_id: str, ids: npt.NDArray[np.int64], is_trained: npt.NDArray[np.bool_], was_truncated: bool
+        self,
+        sample_id: str,
+        ids: npt.NDArray[np.int64],
+        is_trained: npt.NDArray[np.bool_],
+        images: Sequence[tuple[int, int]] = (),
+        was_truncated: bool = False,
     ) -> tuple[Note, ...]:
         """Notes about one sample.
 
@@ -70,9 +77,14 @@ class Linter:
             sample_id: `source#index`.
             ids: `[S]` tokens.
             is_trained: `[S]`, True where the token itself is predicted.
+            images: [start, stop) of the tokens of each picture.
             was_truncated: whether its end was cut.
         """
-        texts = [*self._check_labels(ids, is_trained), *self._check_tokens(ids)]
+        texts = [
+            *self._check_labels(ids, is_trained),
+            *self._check_tokens(ids),
+            *self._check_images(ids, is_trained, images),
+        ]
         if was_truncated:
             texts.append("its end was cut off to fit stage.seq_len")
         return tuple(Note(text, sample_id) for text in texts)
@@ -107,6 +119,21 @@ class Linter:
             yield f"{', '.join(markup)} stands there as ordinary text, not as the special token it looks like"
         if _BROKEN in ordinary:
             yield "it holds U+FFFD, which files read in the wrong encoding are full of"
+
+    def _check_images(
+        self, ids: npt.NDArray[np.int64], is_trained: npt.NDArray[np.bool_], images: Sequence[tuple[int, int]]
+    ) -> Iterator[str]:
+        """Whether every picture is whole, and none is trained."""
+        is_image = np.zeros(len(ids), bool)
+        for number, (start, stop) in enumerate(images, 1):
+            is_image[start:stop] = True
+            if stop > len(ids):
+                yield f"image {number} is cut: {max(0, len(ids) - start)} of its {stop - start} tokens are there"
+        num_strange = int(((ids == self._placeholder_id) & ~is_image).sum()) if self._placeholder_id is not None else 0
+        if num_strange:
+            yield f"{num_strange} image tokens belong to no image: an image is cut, or the text spells them out"
+        if (is_image & is_trained).any():
+            yield "tokens of an image are trained"
 
     def _ends(self, run: list[int]) -> bool:
         """Whether a trained run ends with an end marker, or with one and a line end."""

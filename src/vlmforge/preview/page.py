@@ -14,10 +14,22 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from vlmforge.data.media import encode_thumbnail
 from vlmforge.preview.lint import Note, find_runs
-from vlmforge.preview.view import ShownRow, ShownSample, StepView
+from vlmforge.preview.terminal import describe_image
+from vlmforge.preview.view import ShownImage, ShownRow, ShownSample, StepView
 
 MAX_MICRO_BATCHES = 64
+# Longer side of what is shown of a tile among others, and of a picture in one piece.
+MAX_TILE_PIXELS = 112
+MAX_PICTURE_PIXELS = 288
+_LEGEND = """\
+<p class="legend"><span class="t">trained</span> <span>not trained</span> <span class="s">special</span>
+<span class="s t">special, trained</span> <span class="m">image</span>
+<span class="soft">Point at a token, or tab to a sample and use the arrow keys (n: next trained stretch).</span></p>"""
 # Signs for what cannot be seen; the line end itself stays, so that the text breaks and copies as it is.
 _SIGNS = {"\n": "\u21b5", "\r": "\u240d", "\t": "\u21e5", "\u200b": "\u2423", "\ufeff": "\u2423"}
 
@@ -91,6 +103,8 @@ def _write_head(view: StepView) -> Iterator[str]:
     yield _write_tile("samples", f"{len(view.samples):,}")
     yield _write_tile("tokens", f"{view.num_tokens:,}")
     yield _write_tile("trained", f"{view.num_label_tokens:,}", f"{share:.1%}")
+    if view.num_images:
+        yield _write_tile("images", f"{view.num_images:,}")
     yield _write_tile(
         "micro-batches",
         f"{len(view.micro_batches):,}",
@@ -101,11 +115,7 @@ def _write_head(view: StepView) -> Iterator[str]:
     yield f'<ul class="settings">{"".join(settings)}</ul>'
     yield from _write_notes(view)
     yield from _write_counts(view)
-    yield (
-        '<p class="legend"><span class="t">trained</span> <span>not trained</span> <span class="s">special</span> '
-        '<span class="s t">special, trained</span> <span class="soft">Point at a token, or tab to a sample and use '
-        "the arrow keys (n: next trained stretch).</span></p></header>"
-    )
+    yield f"{_LEGEND}</header>"
 
 
 def _write_tile(name: str, value: str, aside: str = "") -> str:
@@ -142,10 +152,10 @@ def _write_counts(view: StepView) -> Iterator[str]:
     heads = ("source", "samples", "tokens", "trained", "truncated", "dropped", "bad")
     yield from _write_table("Counts by source", heads, sources, is_open=len(view.sources) > 1)
     batches = [
-        (f"rank {b.rank}, {b.number}", b.num_rows, b.num_samples, b.num_tokens, b.num_label_tokens)
+        (f"rank {b.rank}, {b.number}", b.num_rows, b.num_samples, b.num_tokens, b.num_label_tokens, b.num_images)
         for b in view.micro_batches
     ]
-    heads = ("micro-batch", "rows", "samples", "tokens", "trained")
+    heads = ("micro-batch", "rows", "samples", "tokens", "trained", "images")
     yield from _write_table("Counts by micro-batch", heads, batches[:MAX_MICRO_BATCHES], is_open=False)
     if len(batches) > MAX_MICRO_BATCHES:
         yield f'<p class="soft">{len(batches) - MAX_MICRO_BATCHES} more micro-batches</p>'
@@ -167,7 +177,7 @@ def _write_rows(view: StepView) -> Iterator[str]:
     for row in view.rows:
         samples = [sample for sample in row.samples if sample.pieces]
         if not samples:
-            break
+            continue
         yield f'<section class="row" aria-label="row {row.number}"><header><h3>Row {row.number}</h3>'
         yield f'<p class="soft">{_describe_row(row, view.seq_len)}</p>{_write_map(row, view.seq_len)}</header>'
         for sample in samples:
@@ -197,6 +207,8 @@ def _write_map(row: ShownRow, seq_len: int) -> str:
     start = 0
     for sample in row.samples:
         parts.append(f'<rect class="text" x="{start}" width="{sample.num_tokens}" height="10"/>')
+        for image in sample.images:
+            parts.append(f'<rect class="image" x="{start + image.start}" width="{image.num_tokens}" height="10"/>')
         for first, stop in find_runs(sample.weights != 0):
             parts.append(f'<rect class="trained" x="{start + first}" width="{stop - first}" height="10"/>')
         start += sample.num_tokens
@@ -204,7 +216,7 @@ def _write_map(row: ShownRow, seq_len: int) -> str:
     for sample in row.samples[:-1]:
         start += sample.num_tokens
         parts.append(f'<rect class="border" x="{start}" width="{border}" height="10"/>')
-    label = f"{len(row.samples)} samples; trained stretches are green"
+    label = f"{len(row.samples)} samples; trained stretches are green, images brown"
     head = f'<svg class="map" viewBox="0 0 {seq_len} 10" preserveAspectRatio="none" role="img" aria-label="{label}">'
     return f"{head}{''.join(parts)}</svg>"
 
@@ -215,21 +227,61 @@ def _write_sample(sample: ShownSample, number: int) -> str:
     notes = "".join(f'<p class="note">{escape(note.text)}</p>' for note in sample.notes)
     return (
         f'<article class="sample" id="s{number}"><header><h4>{name}</h4>'
-        f'<p class="soft">{sample.num_tokens:,} tokens &middot; {sample.num_label_tokens:,} trained</p>{notes}</header>'
+        f'<p class="soft">{_describe_sample(sample)}</p>{notes}</header>'
+        f'<div class="body">{_write_pictures(sample)}'
         f'<div class="tokens" tabindex="0" role="group" aria-label="tokens of {name}" data-k="{number}">'
-        f"{''.join(_write_tokens(sample))}</div></article>"
+        f"{''.join(_write_tokens(sample))}</div></div></article>"
     )
+
+
+def _describe_sample(sample: ShownSample) -> str:
+    """Its counts."""
+    images = f" &middot; {_count(len(sample.images), 'image')}" if sample.images else ""
+    return f"{sample.num_tokens:,} tokens &middot; {sample.num_label_tokens:,} trained{images}"
+
+
+def _write_pictures(sample: ShownSample) -> str:
+    """The pictures of a sample as the tower gets them."""
+    if not sample.images:
+        return ""
+    figures = "".join(_write_picture(image, number) for number, image in enumerate(sample.images, 1))
+    return f'<div class="pictures">{figures}</div>'
+
+
+def _write_picture(image: ShownImage, number: int) -> str:
+    """One picture: its tiles as they lie in it, then the whole if the model sees that too."""
+    frames, rows, columns = image.grid
+    side = MAX_TILE_PIXELS if image.is_tiled else MAX_PICTURE_PIXELS
+    pictures = [_write_pixels(tile, side, f"image {number}, tile {k}") for k, tile in enumerate(image.tiles, 1)]
+    width = columns if image.is_tiled else 1
+    num_in_grid = frames * rows * columns if image.is_tiled else len(pictures)
+    lines = [pictures[start : start + width] for start in range(0, num_in_grid, width)]
+    mosaic = "".join(f"<div>{''.join(line)}</div>" for line in lines)
+    whole = "".join(pictures[num_in_grid:])
+    caption = escape(f"{describe_image(image, number)}, from token {image.start + 1} on: {image.name}")
+    return f'<figure><div class="mosaic"><div>{mosaic}</div>{whole}</div><figcaption>{caption}</figcaption></figure>'
+
+
+def _write_pixels(tile: npt.NDArray[np.uint8], side: int, name: str) -> str:
+    """A tile, inline."""
+    data, width, height = encode_thumbnail(tile, side)
+    return f'<img alt="{name}" width="{width}" height="{height}" src="data:image/jpeg;base64,{data}">'
 
 
 def _write_tokens(sample: ShownSample) -> Iterator[str]:
     """A chip for every piece of text."""
     at = 0
     for piece in sample.pieces:
-        marks = "s" * bool(sample.special[at]) + " t" * bool(sample.weights[at] != 0)
-        attributes = f' class="{marks.strip()}"' if marks else ""
+        kind = "m" if piece.image else "s" * bool(sample.special[at])
+        marks = f"{kind} {'t' * bool(sample.weights[at] != 0)}".strip()
+        attributes = f' class="{marks}"' if marks else ""
         if piece.num_tokens > 1:
             attributes += f' data-n="{piece.num_tokens}"'
-        yield f"<span{attributes}>{write_text(piece.text)}</span>"
+        text = write_text(piece.text)
+        if piece.image:
+            attributes += f' data-image="{piece.image}"'
+            text = f"image {piece.image}: {_count(piece.num_tokens, 'token')}"
+        yield f"<span{attributes}>{text}</span>"
         at += piece.num_tokens
 
 

@@ -6,7 +6,7 @@ each token is decoded behind its neighbours, and tokens that share a character s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,22 +21,42 @@ _MAX_SHARING = 8
 
 @dataclass(frozen=True)
 class Piece:
-    """Some text and how many tokens it is made of: one, except where tokens share a character."""
+    """Some text, or a picture, and how many tokens it is made of.
+
+    Attributes:
+        text: of the tokens; empty for a picture.
+        num_tokens: one, except in pictures and where tokens share a character.
+        image: number of the picture in its sample, from 1; 0: text.
+    """
 
     text: str
     num_tokens: int
+    image: int = 0
 
 
-def split_pieces(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
-    """The text of tokens, cut where they are.
+def split_pieces(
+    ids: Sequence[int], images: Sequence[tuple[int, int]], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[Piece]:
+    """The text of tokens, cut where they are; a picture is one piece.
 
     Args:
         ids: the tokens of one sample.
+        images: [start, stop) of the tokens of each picture, ascending.
         tokenizer: theirs.
 
-    Returns:
+    Yields:
         Pieces whose numbers of tokens add up to all of them.
     """
+    at = 0
+    for number, (start, stop) in enumerate(images, 1):
+        yield from _split_text(ids[at:start], tokenizer)
+        yield Piece("", stop - start, number)
+        at = stop
+    yield from _split_text(ids[at:], tokenizer)
+
+
+def _split_text(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
+    """Pieces of tokens without pictures."""
     pieces: list[Piece] = []
     context, start = 0, 0
     for stop in range(1, len(ids) + 1):

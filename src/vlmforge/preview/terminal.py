@@ -12,7 +12,7 @@ from itertools import groupby
 from rich.console import Console
 from rich.text import Text
 
-from vlmforge.preview.view import ShownRow, ShownSample, StepView
+from vlmforge.preview.view import ShownImage, ShownRow, ShownSample, StepView
 
 MAX_SAMPLES = 12
 _STYLES = {
@@ -20,6 +20,8 @@ _STYLES = {
     ("special", True): "bold black on green",
     ("text", False): "",
     ("special", False): "magenta",
+    ("image", True): "bold yellow",
+    ("image", False): "yellow",
 }
 # Control characters would be carried out by the terminal; they come from data.
 _VISIBLE = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160))}
@@ -28,7 +30,7 @@ _VISIBLE |= {ord("\n"): "\\n\n", ord("\r"): "\\r", ord("\t"): "\\t"}
 
 @dataclass(frozen=True)
 class Run:
-    """Neighbouring tokens of one kind: `text` or `special`, trained or not."""
+    """Neighbouring tokens of one kind: `text`, `special` or `image`, trained or not."""
 
     text: str
     kind: str
@@ -50,7 +52,7 @@ def print_colours(view: StepView) -> None:
     console = Console(highlight=False)
     for line in describe_step(view):
         console.print(Text(line, style="bold"))
-    console.print(Text("trained tokens are green, "), Text("special tokens", style="magenta"), "are coloured", sep="")
+    console.print(Text.assemble(("trained", "bold green"), ", ", ("special", "magenta"), ", ", ("image", "yellow")))
     for row, samples in _first_rows(view):
         console.rule(Text(describe_row(row, view), style="bold"), align="left", characters="=")
         for sample in samples:
@@ -64,12 +66,14 @@ def describe_step(view: StepView) -> Iterator[str]:
     """The numbers of the step, a line each."""
     settings = dict(view.settings)
     num_rows, num_samples = len(view.rows), len(view.samples)
-    yield f"{view.name}, step 1: {num_rows} rows, {num_samples} samples, {view.num_tokens} tokens"
+    yield f"{make_visible(view.name)}, step 1: {num_rows} rows, {num_samples} samples, {view.num_tokens} tokens"
     if num_rows:
         yield f"rows are filled to {view.fill_ratio:.1%} of seq_len {view.seq_len}, packing {settings['stage.packing']}"
     if view.num_tokens:
         share = view.num_label_tokens / view.num_tokens
         yield f"{view.num_label_tokens} tokens are trained ({share:.1%}), labels {settings['stage.labels']}"
+    if view.num_images:
+        yield f"{view.num_images} images"
     tokens = [batch.num_tokens for batch in view.micro_batches]
     if len(tokens) > 1:
         num_ranks = len({batch.rank for batch in view.micro_batches})
@@ -85,7 +89,21 @@ def describe_row(row: ShownRow, view: StepView) -> str:
 
 def describe_sample(sample: ShownSample) -> str:
     """The border above a sample."""
-    return f"{sample.sample_id} | {sample.num_tokens} tokens, {sample.num_label_tokens} trained"
+    images = f", {len(sample.images)} image{'s' * (len(sample.images) > 1)}" if sample.images else ""
+    return f"{make_visible(sample.sample_id)} | {sample.num_tokens} tokens, {sample.num_label_tokens} trained{images}"
+
+
+def describe_image(image: ShownImage, number: int) -> str:
+    """A picture in a few words."""
+    return f"image {number}: {image.width} x {image.height} pixels, {describe_tiles(image)}{image.num_tokens} tokens"
+
+
+def describe_tiles(image: ShownImage) -> str:
+    """`3 x 2 tiles and the whole, `, or nothing where the picture is in one piece."""
+    _, rows, columns = image.grid
+    if not image.is_tiled:
+        return ""
+    return f"{columns} x {rows} tiles{' and the whole' * (len(image.tiles) > rows * columns)}, "
 
 
 def describe_rest(view: StepView) -> Iterator[str]:
@@ -109,8 +127,9 @@ def list_runs(sample: ShownSample) -> Iterator[Run]:
     kinds: list[tuple[str, bool, str]] = []
     at = 0
     for piece in sample.pieces:
-        kind = "special" if sample.special[at] else "text"
-        kinds.append((kind, bool(sample.weights[at] != 0), piece.text))
+        kind = "image" if piece.image else "special" if sample.special[at] else "text"
+        text = f"[{describe_image(sample.images[piece.image - 1], piece.image)}]" if piece.image else piece.text
+        kinds.append((kind, bool(sample.weights[at] != 0), text))
         at += piece.num_tokens
     for (kind, is_trained), run in groupby(kinds, key=lambda entry: entry[:2]):
         yield Run("".join(text for *_, text in run), kind, is_trained)
@@ -121,10 +140,9 @@ def _first_rows(view: StepView) -> Iterator[tuple[ShownRow, tuple[ShownSample, .
     room = MAX_SAMPLES
     for row in view.rows:
         samples = tuple(sample for sample in row.samples[:room] if sample.pieces)
-        if not samples:
-            return
         room -= len(samples)
-        yield row, samples
+        if samples:
+            yield row, samples
 
 
 def _bracket(sample: ShownSample) -> str:
