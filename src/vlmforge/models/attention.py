@@ -18,14 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from vlmforge.models.cpu_attention import CpuAttention, visible
 from vlmforge.parallel.context import SequenceSplit
 
 VARLEN = "vlmforge_varlen"
 WHOLE = "vlmforge_whole"
-
-# Lengths are rounded up to multiples of this. On a CPU the backward pass in bf16 compiles kernels for every length that
-# it has not seen, and keeps them: 4 MB each, for as many lengths as the data has.
-LENGTH_STEP = 32
 
 
 def varlen_attention(
@@ -101,6 +98,9 @@ def _attend(
     # The kernel knows half precision only; in fp32 each sample goes through the general one.
     if query.device.type == "cuda" and query.dtype != torch.float32:
         return _flash(query, key, value, borders, longest, scaling, window)
+    if query.device.type == "cpu":
+        factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return CpuAttention.apply(query, key, value, torch.diff(borders).tolist(), factor, window)
     outputs = [
         _attend_one(q, k, v, scaling, window)
         for q, k, v in zip(*(_split(tensor, borders) for tensor in (query, key, value)), strict=True)
@@ -114,15 +114,10 @@ def _split(tensor: Tensor, borders: Tensor) -> tuple[Tensor, ...]:
 
 def _attend_one(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None) -> Tensor:
     length = query.shape[2]
-    # What comes after a token it does not see, so zeros at the end change nothing.
-    padding = (0, 0, 0, -length % LENGTH_STEP)
-    q, k, v = F.pad(query, padding), F.pad(key, padding), F.pad(value, padding)
     if window is None or length <= window:
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
-    else:
-        mask = _visible(q.shape[2], window, q.device)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=True)
-    return out[:, :, :length]
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
+    mask = visible(length, window, query.device)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True)
 
 
 def _flash(
@@ -150,14 +145,6 @@ def _flash(
     return out.unsqueeze(0)
 
 
-def _visible(length: int, window: int | None, device: torch.device) -> Tensor:
-    """`[length, length]` bool: which keys each query of one sample sees."""
-    positions = torch.arange(length, device=device)
-    distance = positions[:, None] - positions[None, :]
-    causal = distance >= 0
-    return causal if window is None else causal & (distance < window)
-
-
 def _attend_capped(
     query: Tensor,
     key: Tensor,
@@ -174,7 +161,7 @@ def _attend_capped(
     for q, k, v in zip(*(_split(tensor, borders) for tensor in (query, key, value)), strict=True):
         scores = q @ k.repeat_interleave(groups, dim=1).transpose(2, 3) * factor
         scores = softcap * torch.tanh(scores / softcap)
-        scores = scores.masked_fill(~_visible(q.shape[2], window, q.device), float("-inf"))
+        scores = scores.masked_fill(~visible(q.shape[2], window, q.device), float("-inf"))
         weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
         outputs.append(weights @ v.repeat_interleave(groups, dim=1))
     return torch.cat(outputs, dim=2).transpose(1, 2)

@@ -19,6 +19,10 @@ TEXT_REQUIRED = (
     "num_key_value_heads",
 )
 
+# What a class of transformers computes that has a lean form: a norm that multiplies by its weight after rounding, one
+# that multiplies by 1 + weight before, `down(act(gate(x)) * up(x))`.
+LeanKind = Literal["norm", "norm_of_one", "gated_mlp"]
+
 
 @dataclass(frozen=True)
 class Family:
@@ -46,6 +50,7 @@ class Family:
         sections: of a model of text and images, config.json's sections with their fields, as `fields` has them.
         text_section: the one of them that holds the language model's shape; empty where there are none.
         vision: how it sees; None: text only.
+        lean: classes of the model's layers that are trained with a forward pass of our own, and what they compute.
         has_liger: whether `model.kernels` may be liger: the package has kernels for it, and a test puts them in.
     """
 
@@ -64,6 +69,7 @@ class Family:
     fused: tuple[Fused, ...] = ()
     rope_by_layer_type: Mapping[str, str] = field(default_factory=dict[str, str])
     wrapper: Wrapper | None = None
+    lean: Mapping[str, LeanKind] = field(default_factory=dict[str, LeanKind])
     has_liger: bool = False
     sections: Mapping[str, Mapping[str, tuple[type, ...]]] = field(
         default_factory=dict[str, Mapping[str, tuple[type, ...]]]

@@ -16,5 +16,6 @@ GEMMA = Family(
         "use_bidirectional_attention": (bool, NONE),
     },
     tiny={**TINY_TEXT, "head_dim": 32},
+    lean={"GemmaRMSNorm": "norm_of_one", "GemmaMLP": "gated_mlp"},
     has_liger=True,
 )

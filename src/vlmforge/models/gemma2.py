@@ -24,4 +24,5 @@ GEMMA2 = Family(
     tiny={**TINY_TEXT, "head_dim": 32},
     tiny_drops=("layer_types",),
     attentions=("varlen", "eager"),
+    lean={"Gemma2RMSNorm": "norm_of_one", "Gemma2MLP": "gated_mlp"},
 )

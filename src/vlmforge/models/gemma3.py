@@ -25,4 +25,5 @@ GEMMA3 = Family(
     },
     tiny={**TINY_TEXT, "head_dim": 32, "layer_types": ["sliding_attention", "full_attention"]},
     rope_by_layer_type={"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"},
+    lean={"Gemma3RMSNorm": "norm_of_one", "Gemma3MLP": "gated_mlp"},
 )

@@ -14,5 +14,6 @@ LLAMA = Family(
     },
     tiny=TINY_TEXT,
     tiny_drops=("head_dim",),
+    lean={"LlamaRMSNorm": "norm", "LlamaMLP": "gated_mlp"},
     has_liger=True,
 )

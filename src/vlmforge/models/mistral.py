@@ -14,5 +14,6 @@ MISTRAL = Family(
     },
     tiny=TINY_TEXT,
     tiny_drops=("head_dim",),
+    lean={"MistralRMSNorm": "norm", "MistralMLP": "gated_mlp"},
     has_liger=True,
 )

@@ -16,5 +16,6 @@ QWEN2 = Family(
     # One layer is below the windows, one above.
     tiny={**TINY_TEXT, "max_window_layers": 1},
     tiny_drops=("layer_types",),
+    lean={"Qwen2RMSNorm": "norm", "Qwen2MLP": "gated_mlp"},
     has_liger=True,
 )

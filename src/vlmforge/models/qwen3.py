@@ -18,5 +18,6 @@ QWEN3 = Family(
     # As in the full sizes, the heads together are wider than the model. One layer is below the windows, one above.
     tiny={**TINY_TEXT, "head_dim": 32, "max_window_layers": 1},
     tiny_drops=("layer_types",),
+    lean={"Qwen3RMSNorm": "norm", "Qwen3MLP": "gated_mlp"},
     has_liger=True,
 )

@@ -16,4 +16,5 @@ SEED_OSS = Family(
     },
     # Dropout is drawn rank by rank: without it a tiny run is the same on any mesh.
     tiny={**TINY_TEXT, "head_dim": 32, "residual_dropout": 0.0},
+    lean={"SeedOssRMSNorm": "norm"},
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -45,6 +46,8 @@ def apply_fsdp(
 def set_last_micro_batch(root: nn.Module, is_last: bool) -> None:
     """Say whether the next backward is the last of the step: only then are gradients summed over replicas."""
     assert isinstance(root, FSDPModule)
+    # On one rank whole gradients take no more memory than its shards, so they add up where the backward pass puts them.
+    root.set_requires_gradient_sync(is_last or dist.get_world_size() > 1)
     root.set_requires_all_reduce(is_last)
     root.set_is_last_backward(is_last)
 

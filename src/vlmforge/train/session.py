@@ -29,6 +29,7 @@ from vlmforge.models.build import (
 )
 from vlmforge.models.export import export_model
 from vlmforge.models.head import LossModel
+from vlmforge.models.lean import apply_lean
 from vlmforge.models.liger import apply_liger
 from vlmforge.models.tokenizer import hash_template
 from vlmforge.observe.files import write_json, write_text
@@ -166,8 +167,8 @@ def _check_not_beyond(run: RunFolder, step: int, total_steps: int) -> None:
 def build_root(config: Config, world: World) -> LossModel:
     """The sharded model with its first weights, in training mode; the order of the passes is fixed."""
     model = build_on_meta(config)
-    if config.model.kernels == "liger":
-        apply_liger(model)
+    apply_kernels = {"torch": apply_lean, "liger": apply_liger}[config.model.kernels]
+    apply_kernels(model)
     apply_recompute(model, config.parallelism.recompute)
     root = LossModel(model, world.sequence_split())
     precision = config.parallelism

@@ -1,0 +1,125 @@
+"""Norms and gated MLPs that keep less for the backward pass, and make fewer passes over memory in both directions.
+
+transformers writes an RMS norm as seven operations: autograd keeps two float32 copies of what enters it, and undoes
+them one by one. Here the norm is one operation that keeps its input and one number a token. A gated MLP keeps what its
+two first matrices give, and not the activation made of it.
+
+The layers stay those of transformers, with their names, their weights and their results. A family says which of its
+classes compute what; the check of every gradient against plain transformers covers them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from vlmforge.errors import ConfigError, Problem
+from vlmforge.models.family import LeanKind
+from vlmforge.models.shape import find_family
+
+
+class _RMSNorm(torch.autograd.Function):
+    """`x / rms(x)`, times a weight: after rounding to the type of `x`, or before and with 1 added to the weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, adds_one: bool) -> Tensor:
+        wide = x.float()
+        inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
+        ctx.adds_one = adds_one
+        normed = wide * inverse
+        return normed.mul_(1.0 + weight.float()).to(x.dtype) if adds_one else normed.to(x.dtype) * weight
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, inverse = ctx.saved_tensors
+        factor = 1.0 + weight.float() if ctx.adds_one else weight.float()
+        wide, inverse = x.float().flatten(0, -2), inverse.flatten(0, -2)
+        grad = grad_outputs[0].float().flatten(0, -2)
+        products = grad * wide
+        grad_weight = torch.mv(products.T, inverse[:, 0]).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        # How much of each token's gradient points along the token: scaling it does not change what it is divided by.
+        along = torch.mv(products, factor)[:, None] * inverse.pow(3).div_(x.shape[-1])
+        grad_x = (grad * factor).mul_(inverse).addcmul_(wide, along, value=-1.0)
+        return grad_x.to(x.dtype).view_as(x), grad_weight, None, None
+
+
+class _Gate(torch.autograd.Function):
+    """`act(gate) * up`."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, act: nn.Module) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        ctx.act = act
+        return act(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,), (gate, up) = grad_outputs, ctx.saved_tensors
+        with torch.enable_grad():
+            again = gate.detach().requires_grad_()
+            activation = ctx.act(again)
+        (grad_gate,) = torch.autograd.grad(activation, again, grad * up)
+        return grad_gate, activation.detach().mul_(grad), None
+
+
+class _Norm(nn.Module):
+    """A norm whose eps is called as in Llama's."""
+
+    weight: Tensor
+    variance_epsilon: float
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return _RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon, False)
+
+
+class _NormOfOne(nn.Module):
+    """Gemma's norm: its weight is the distance from 1."""
+
+    weight: Tensor
+    eps: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _RMSNorm.apply(x, self.weight, self.eps, True)
+
+
+class _GatedMLP(nn.Module):
+    """Llama's MLP."""
+
+    gate_proj: nn.Module
+    up_proj: nn.Module
+    down_proj: nn.Module
+    act_fn: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(_Gate.apply(self.gate_proj(x), self.up_proj(x), self.act_fn))
+
+
+_MIXINS: Mapping[LeanKind, type[nn.Module]] = {"norm": _Norm, "norm_of_one": _NormOfOne, "gated_mlp": _GatedMLP}
+
+
+def apply_lean(model: PreTrainedModel) -> None:
+    """Give the layers of a model, on meta or not, that its family names their lean forward pass, in place.
+
+    Raises:
+        ConfigError: the family names a class of which the model has no layer.
+    """
+    family = find_family(model.config)
+    missing = set(family.lean)
+    for module in model.modules():
+        original = type(module)
+        if (kind := family.lean.get(original.__name__)) is not None:
+            missing.discard(original.__name__)
+            # Still an instance of its own class, by which transformers knows how to initialise it.
+            module.__class__ = type(f"Lean{original.__name__}", (_MIXINS[kind], original), {})
+    if missing:
+        problem = Problem(
+            f"family {family.name} names {', '.join(sorted(missing))}, of which {type(model).__name__} has no layer",
+            f"src/vlmforge/models/{family.name}.py",
+            "correct the family's `lean`",
+        )
+        raise ConfigError(problem)
