@@ -24,8 +24,8 @@ AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
 # What weights are spread over: FSDP shards over the ranks of dp_shard and cp together, for both see other tokens.
 WEIGHT_AXES = ("dp_replicate", "fsdp", "tp")
 
-# Of glibc's malloc.h: most blocks that are mapped by themselves; free bytes after which the heap shrinks (-1: never).
-MALLOC_MMAP_MAX = -4
+# Of glibc's malloc.h: bytes from which a block is mapped by itself; free ones after which the heap shrinks (-1: never).
+MALLOC_MMAP_THRESHOLD = -3
 MALLOC_TRIM_THRESHOLD = -1
 
 
@@ -150,15 +150,15 @@ def _share_threads() -> None:
 def _keep_memory() -> None:
     """Let glibc keep what tensors give back, for the next ones, and oneDNN keep fewer kernels.
 
-    By default every large tensor is mapped anew from the system, which fills it with zeros page by page as it is first
-    touched; but the tensors of one step are as large as those of the last. oneDNN keeps a kernel of up to a megabyte
-    for each shape of a product, 1,024 of them by default, and every step brings new numbers of tokens. What a user sets
-    in the environment stays.
+    By default tensors are mapped anew from the system, which fills them with zeros page by page as they are first
+    touched; but the tensors of one step are as large as those of the last. Only the largest, which few others would fit
+    into the place of, still go back. oneDNN keeps a kernel of up to a megabyte for each shape of a product, 1,024 of
+    them by default, and every step brings new numbers of tokens. What a user sets in the environment stays.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     if platform.libc_ver()[0] == "glibc" and not any(name.startswith("MALLOC_") for name in os.environ):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(MALLOC_MMAP_MAX, 0)
+        mallopt(MALLOC_MMAP_THRESHOLD, 2**24)
         mallopt(MALLOC_TRIM_THRESHOLD, -1)
 
 
