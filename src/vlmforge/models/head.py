@@ -159,20 +159,21 @@ class _LinearCrossEntropySum(torch.autograd.Function):
                 # Several slices are summed in fp32.
                 grad = logits.T @ hidden[part]
                 grad_weight = grad if grad_weight is None else grad_weight.float().add_(grad)
-        ctx.save_for_backward(grad_hidden, grad_weight)
+        # Not for autograd to keep: the backward pass, which runs once, scales them in place.
+        ctx.grads = grad_hidden, grad_weight
         ctx.weight_dtype = weight.dtype
         return total
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (grad_output,) = grad_outputs
-        grad_hidden, grad_weight = ctx.saved_tensors
+        (grad_hidden, grad_weight), ctx.grads = ctx.grads, None
         # A number, not a tensor: a GPU would round one that lies on it to bf16 before it multiplies, and
         # 1 / num_label_tokens in bf16 scales every gradient by up to 0.4%.
         scale = grad_output.item()
         return (
-            None if grad_hidden is None else grad_hidden * scale,
-            None if grad_weight is None else (grad_weight * scale).to(ctx.weight_dtype),
+            None if grad_hidden is None else grad_hidden.mul_(scale),
+            None if grad_weight is None else grad_weight.mul_(scale).to(ctx.weight_dtype),
             None,
             None,
         )

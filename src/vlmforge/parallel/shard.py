@@ -49,6 +49,8 @@ def set_last_micro_batch(root: nn.Module, is_last: bool) -> None:
     # On one rank whole gradients take no more memory than its shards, so they add up where the backward pass puts them.
     root.set_requires_gradient_sync(is_last or dist.get_world_size() > 1)
     root.set_requires_all_reduce(is_last)
+    # The root's weights are gathered from the first micro-batch's forward to the last one's backward.
+    root.set_reshard_after_backward(is_last, recurse=False)
     root.set_is_last_backward(is_last)
 
 
