@@ -22,6 +22,10 @@ from vlmforge.models.cpu_attention import CpuAttention, visible
 from vlmforge.parallel.context import SequenceSplit
 
 VARLEN = "vlmforge_varlen"
+
+# Lengths of pictures are rounded up to multiples of this. On a CPU the backward pass in bf16 compiles kernels for every
+# length that it has not seen, and keeps them: 4 MB each, for as many lengths as the data has.
+LENGTH_STEP = 32
 WHOLE = "vlmforge_whole"
 
 
