@@ -166,6 +166,8 @@ MUTATIONS: dict[str, Callable[[], Any]] = {
     "no-label-count-reduction": lambda: mock.patch.object(step_module, "sum_over_ranks", lambda values, *_: [*values]),
     "no-adapter-reduction": lambda: mock.patch("vlmforge.parallel.shard.fully_shard", _shard_without_adapters),
     "use-cache": _with_cache,
+    "no-head-norm-reduction": lambda: mock.patch("vlmforge.parallel.tensor._by_head", lambda module, _: module.forward),
+    "no-low-rank-reduction": lambda: mock.patch("vlmforge.models.adapters._use_in_parts"),
     "labels-counted-twice": lambda: mock.patch.object(World, "num_batch_copies", 1),
     # A rank keeps the gradients that belong to other ranks' tokens.
     "no-gradient-exchange": lambda: mock.patch.object(_Exchange, "backward", lambda ctx, grad: (grad, None)),

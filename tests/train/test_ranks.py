@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.support.runs import column, metrics, sample_ids, start
+from tests.support.runs import LORA, column, metrics, sample_ids, start
 
 from vlmforge.cli import main
 
@@ -29,20 +29,24 @@ UNPACKED = ("stage.packing=none", "~stage.packing_window")
 
 # Whole, and its beginning, its middle on two ranks and its end.
 @pytest.mark.parametrize(
-    ("recipe", "cuts"),
+    ("recipe", "cuts", "mesh"),
     [
-        ((), ((), ())),
-        (UNPACKED, (("stage.max_tokens_per_micro_batch=300",), ("stage.max_tokens_per_micro_batch=512",))),
+        ((), ((), ()), TWO),
+        (UNPACKED, (("stage.max_tokens_per_micro_batch=300",), ("stage.max_tokens_per_micro_batch=512",)), TWO),
+        # Weights that are cut along the same dim twice are saved, read and exported.
+        ((), ((), ()), (*TWO, "parallelism.tp=2")),
+        # Ranks along tp drop the places that one rank would have dropped.
+        (LORA, ((), ()), ("parallelism.tp=2",)),
     ],
-    ids=["packed", "cut by tokens"],
+    ids=["packed", "cut by tokens", "dp_shard x tp", "dropout on tp"],
 )
 def test_a_run_goes_on_with_another_number_of_ranks_and_sees_the_same_samples(
-    here: Path, recipe: tuple[str, ...], cuts: tuple[tuple[str, ...], tuple[str, ...]]
+    here: Path, recipe: tuple[str, ...], cuts: tuple[tuple[str, ...], tuple[str, ...]], mesh: tuple[str, ...]
 ) -> None:
     words = ("train", "recipe=short.yaml", *recipe)
     assert main([*words, "run.name=whole"]) == 0
     assert main([*words, "run.name=moved", "run.stop_after_steps=2", *cuts[0]]) == 0
-    two = start(here, *words, "run.name=moved", "run.stop_after_steps=4", *cuts[0], *TWO)
+    two = start(here, *words, "run.name=moved", "run.stop_after_steps=4", *cuts[0], *mesh)
     assert two.wait(180) == 0, two.communicate()
     assert main([*words, "run.name=moved", *cuts[1]]) == 0
     assert sample_ids(here / "runs/moved") == sample_ids(here / "runs/whole")

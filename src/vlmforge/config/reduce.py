@@ -76,6 +76,7 @@ def _keep_fields(tiny: dict[str, Any], shape: Shape, axes: Axes, family: FamilyF
     else:
         text["hidden_size"] = heads * HEAD_DIM
     sizes = {name: text[name] for name in (*CUT, *EXPERTS) if is_whole_number(text.get(name))}
+    # Without ep the ranks of tp share the experts.
     steps = {name: math.lcm(axes.ep, axes.tp) if name in EXPERTS else heads for name in sizes}
     text |= {name: math.ceil(size / steps[name]) * steps[name] for name, size in sizes.items()}
     text |= {name: 0.0 for name in DROPOUTS if name in family.text_fields}

@@ -145,11 +145,14 @@ class ParallelismConfig:
         minimum=-1,
         example=1,
     )
-    tp: int = key(1, "Tensor-parallel ranks; only 1 in this version.", minimum=1)
+    tp: int = key(1, "Tensor-parallel ranks, each with its heads and its part of every width.", minimum=1)
     cp: int = key(1, "Context-parallel ranks: each micro-batch's tokens are shared out among them.", minimum=1)
     cp_style: Literal["ulysses"] = key("ulysses", "How `cp` exchanges data: all-to-all between sequence and heads.")
     ep: int = key(
-        1, "Expert-parallel ranks; divides dp_shard x cp x tp and adds no ranks; only 1 in this version.", minimum=1
+        1,
+        "Ranks that share a layer's experts, each holding some whole: a multiple of tp that divides dp_shard x cp x tp "
+        "and adds no ranks. 1: the ranks of tp share them.",
+        minimum=1,
     )
     pp: int = key(1, "Pipeline stages; only 1 in this version.", minimum=1)
     param_dtype: Dtype = key("bfloat16", "Type in which forward and backward are computed.")

@@ -26,6 +26,8 @@ from vlmforge.errors import CheckpointError, ConfigError, Problem, nearest
 from vlmforge.models.family import Family
 from vlmforge.models.shape import find_family
 from vlmforge.parallel.shard import full_tensor
+from vlmforge.parallel.styles import Style
+from vlmforge.parallel.tensor import SlicedDropout, TensorRanks, local_tensor, place, shard_module
 
 PEFT_PREFIX = "base_model.model."
 
@@ -69,9 +71,38 @@ class _LeanLoraLinear(LoraLinear):
         (name,) = self.active_adapters
         result = self.base_layer(x, *args, **kwargs)
         low_rank = self.lora_A[name](self.lora_dropout[name](x)) * self.scaling[name]
-        weight = self.lora_B.get_parameter(f"{name}.weight")
+        weight = local_tensor(self.lora_B.get_parameter(f"{name}.weight"))
         flat = torch.addmm(result.flatten(0, -2), low_rank.flatten(0, -2), weight.T)
         return flat.view_as(result)
+
+
+def shard_adapted(module: LoraLinear, style: Style, ranks: TensorRanks) -> None:
+    """Cut an adapted layer over the ranks of tp, in place; the adapter's cut follows from the layer's.
+
+    Cut by outputs, every rank has A whole and its rows of B: what leaves A is used by each rank's part of B, so that
+    its gradient is summed. Cut by inputs, every rank has its columns of A and B whole: what leaves A is summed, and
+    dropout before it is of a part. So A and B are equal on every rank where they are whole, and so are their gradients.
+    """
+    if style == "replicated":
+        return
+    (name,) = module.active_adapters
+    a, b = module.lora_A.get_submodule(name), module.lora_B.get_submodule(name)
+    shard_module(module.get_base_layer(), style, ranks)
+    if style == "colwise":
+        _use_in_parts(a, ranks)
+        place(b, {"weight": 0}, ranks.mesh)
+    else:
+        assert style == "rowwise", f"an adapter on a layer that is {style}"
+        shard_module(a, "rowwise", ranks)
+        dropout: Any = module.lora_dropout[name]
+        if isinstance(dropout, nn.Dropout):
+            module.lora_dropout[name] = SlicedDropout(dropout.p, ranks)
+
+
+def _use_in_parts(a: nn.Module, ranks: TensorRanks) -> None:
+    """Every rank has A whole and uses what leaves it for its part of B: the gradient is the sum of all parts'."""
+    inner = a.forward
+    vars(a)["forward"] = lambda inputs: ranks.share(inner(inputs))
 
 
 def _check_targets(adapter: AdapterConfig, linear: Sequence[str]) -> None:

@@ -24,6 +24,7 @@ from vlmforge.models.family import Family
 from vlmforge.models.hub import fetch_folder
 from vlmforge.models.layout import match_files
 from vlmforge.models.shape import build_hf_config, find_family
+from vlmforge.models.sharding import check_sharding
 from vlmforge.parallel.shard import copy_full
 
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -83,6 +84,9 @@ def check_on_meta(config: Config) -> list[Problem]:
     try:
         model = build_on_meta(config, is_offline=True)
         find_layers(model)
+        if config.parallelism.tp > 1 or config.parallelism.ep > 1:
+            # The sizes belong to gate 1, which names the keys; here the table's names are matched.
+            return check_sharding(model, tp=1)
     except (ConfigError, CheckpointError) as error:
         return list(error.problems)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

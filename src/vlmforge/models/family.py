@@ -6,9 +6,12 @@ transformers), where its parts are, and the sizes of its tiny version. It holds 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from vlmforge.parallel.styles import Style
 
 TEXT_REQUIRED = (
     "vocab_size",
@@ -51,6 +54,8 @@ class Family:
         text_section: the one of them that holds the language model's shape; empty where there are none.
         vision: how it sees; None: text only.
         lean: classes of the model's layers that are trained with a forward pass of our own, and what they compute.
+        sharding: how tp and ep cut the model: module pattern to style, as `parallel/styles.py` names them; `*`
+            is one part of a name, and a row that ends with ? may match nothing. Every parameter is in some row.
         has_liger: whether `model.kernels` may be liger: the package has kernels for it, and a test puts them in.
     """
 
@@ -70,6 +75,7 @@ class Family:
     rope_by_layer_type: Mapping[str, str] = field(default_factory=dict[str, str])
     wrapper: Wrapper | None = None
     lean: Mapping[str, LeanKind] = field(default_factory=dict[str, LeanKind])
+    sharding: Mapping[str, Style] = field(default_factory=dict[str, Style])
     has_liger: bool = False
     sections: Mapping[str, Mapping[str, tuple[type, ...]]] = field(
         default_factory=dict[str, Mapping[str, tuple[type, ...]]]
@@ -153,6 +159,30 @@ class Wrapper:
 
 NONE = type(None)
 
+# A block of Llama and of all that have its names: queries, keys, values, gate and up by their outputs, what follows
+# them by its inputs.
+SHARDED_ATTENTION: Mapping[str, Style] = {
+    "model.embed_tokens": "vocab",
+    "lm_head": "vocab",
+    "model.norm": "replicated",
+    "model.layers.*.input_layernorm": "replicated",
+    "model.layers.*.post_attention_layernorm": "replicated",
+    "model.layers.*.self_attn.q_proj": "colwise",
+    "model.layers.*.self_attn.k_proj": "colwise",
+    "model.layers.*.self_attn.v_proj": "colwise",
+    "model.layers.*.self_attn.o_proj": "rowwise",
+}
+SHARDED_MLP: Mapping[str, Style] = {
+    "model.layers.*.mlp.gate_proj": "colwise",
+    "model.layers.*.mlp.up_proj": "colwise",
+    "model.layers.*.mlp.down_proj": "rowwise",
+}
+# Norms of each head: the weight is the same for all heads, and a rank has some of them.
+SHARDED_HEAD_NORMS: Mapping[str, Style] = {
+    "model.layers.*.self_attn.q_norm": "by_head",
+    "model.layers.*.self_attn.k_norm": "by_head",
+}
+
 # Fields that every decoder-only text model of transformers has.
 TEXT_FIELDS: Mapping[str, tuple[type, ...]] = {
     "vocab_size": (int,),
@@ -175,6 +205,11 @@ TEXT_FIELDS: Mapping[str, tuple[type, ...]] = {
     "eos_token_id": (int, list, NONE),
     "pad_token_id": (int, NONE),
 }
+
+
+def below(path: str, table: Mapping[str, Style]) -> dict[str, Style]:
+    """A sharding table of a text model that stands at `path` in a model of text and images."""
+    return {re.sub(r"^model\b", path, pattern): style for pattern, style in table.items()}
 
 
 def without(fields: Mapping[str, tuple[type, ...]], *names: str) -> dict[str, tuple[type, ...]]:

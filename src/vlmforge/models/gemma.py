@@ -3,7 +3,7 @@
 transformers `GemmaForCausalLM`. Files of 2024 say `hidden_act: gelu`; it has always meant the tanh approximation.
 """
 
-from vlmforge.models.family import NONE, TEXT_FIELDS, TINY_TEXT, Family
+from vlmforge.models.family import NONE, SHARDED_ATTENTION, SHARDED_MLP, TEXT_FIELDS, TINY_TEXT, Family
 
 GEMMA = Family(
     name="gemma",
@@ -17,5 +17,6 @@ GEMMA = Family(
     },
     tiny={**TINY_TEXT, "head_dim": 32},
     lean={"GemmaRMSNorm": "norm_of_one", "GemmaMLP": "gated_mlp"},
+    sharding={**SHARDED_ATTENTION, **SHARDED_MLP},
     has_liger=True,
 )

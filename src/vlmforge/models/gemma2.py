@@ -3,7 +3,15 @@
 transformers `Gemma2ForCausalLM`. Its scores are `cap * tanh(scores / cap)`, which `sdpa` does not compute.
 """
 
-from vlmforge.models.family import NONE, TEXT_FIELDS, TINY_TEXT, Family, without
+from vlmforge.models.family import (
+    NONE,
+    SHARDED_ATTENTION,
+    SHARDED_MLP,
+    TEXT_FIELDS,
+    TINY_TEXT,
+    Family,
+    without,
+)
 
 GEMMA2 = Family(
     name="gemma2",
@@ -25,4 +33,10 @@ GEMMA2 = Family(
     tiny_drops=("layer_types",),
     attentions=("varlen", "eager"),
     lean={"Gemma2RMSNorm": "norm_of_one", "Gemma2MLP": "gated_mlp"},
+    sharding={
+        **SHARDED_ATTENTION,
+        **SHARDED_MLP,
+        "model.layers.*.pre_feedforward_layernorm": "replicated",
+        "model.layers.*.post_feedforward_layernorm": "replicated",
+    },
 )

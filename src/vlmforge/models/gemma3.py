@@ -3,7 +3,16 @@
 Five of six layers look back a window, with the base `rope_local_base_freq`; every sixth sees all, with `rope_theta`.
 """
 
-from vlmforge.models.family import NONE, TEXT_FIELDS, TINY_TEXT, Family, without
+from vlmforge.models.family import (
+    NONE,
+    SHARDED_ATTENTION,
+    SHARDED_HEAD_NORMS,
+    SHARDED_MLP,
+    TEXT_FIELDS,
+    TINY_TEXT,
+    Family,
+    without,
+)
 
 GEMMA3 = Family(
     name="gemma3",
@@ -24,6 +33,13 @@ GEMMA3 = Family(
         "use_bidirectional_attention": (bool, NONE),
     },
     tiny={**TINY_TEXT, "head_dim": 32, "layer_types": ["sliding_attention", "full_attention"]},
+    sharding={
+        **SHARDED_ATTENTION,
+        **SHARDED_HEAD_NORMS,
+        **SHARDED_MLP,
+        "model.layers.*.pre_feedforward_layernorm": "replicated",
+        "model.layers.*.post_feedforward_layernorm": "replicated",
+    },
     rope_by_layer_type={"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"},
     lean={"Gemma3RMSNorm": "norm_of_one", "Gemma3MLP": "gated_mlp"},
 )

@@ -21,6 +21,7 @@ from vlmforge.models.fusion import embed, index_images
 from vlmforge.models.image_types import ImageTensors
 from vlmforge.models.shape import find_family
 from vlmforge.parallel.context import SequenceSplit
+from vlmforge.parallel.tensor import TensorRanks, local_tensor, log_softmax
 
 # Logits that exist at once, in the type of the weights: 128 MiB in bf16. Slices this large keep the products fast.
 SLICE_ELEMENTS = 2**26
@@ -39,16 +40,20 @@ class LossModel(nn.Module):
     lets the embedding, the final norm and the head belong to one sharding unit whose hooks run around this forward.
     """
 
-    def __init__(self, model: PreTrainedModel, split: SequenceSplit | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, split: SequenceSplit | None = None, ranks: TensorRanks | None = None
+    ) -> None:
         """Wrap `model`; its parameters stay its own, under the prefix `model.`.
 
         Args:
             model: with `vlmforge_varlen` attention if there is a split.
             split: the ranks that share each micro-batch's tokens; None: this rank sees them alone.
+            ranks: that share the vocabulary; None: this rank has all of it.
         """
         super().__init__()
         self.model = model
         self.split = split
+        self.ranks = ranks
 
     def forward(
         self,
@@ -85,12 +90,13 @@ class LossModel(nn.Module):
         head = self.model.get_output_embeddings()
         assert isinstance(head, nn.Linear), "an output head is one matrix"
         assert head.bias is None, "a bias of the head would be left out"
+        weight = local_tensor(head.weight)
         # A frozen base or a batch without labels still has to take part in every collective of the backward pass.
         if not is_label.any():
-            return (hidden_states.float() * 0.0).sum() + (head.weight[:1] * 0.0).float().sum()
+            return (hidden_states.float() * 0.0).sum() + (weight[:1] * 0.0).float().sum()
         # Of Gemma; other families' configs have no such field.
         softcap = getattr(self.model.config, "final_logit_softcapping", None)
-        return linear_cross_entropy_sum(hidden_states[is_label], head.weight, labels[is_label], softcap)
+        return linear_cross_entropy_sum(hidden_states[is_label], weight, labels[is_label], softcap, self.ranks)
 
     def hidden_states(
         self,
@@ -142,7 +148,14 @@ class _LinearCrossEntropySum(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, softcap: float | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        softcap: float | None,
+        ranks: TensorRanks | None,
+    ) -> Tensor:
         needs_hidden, needs_weight, *_ = ctx.needs_input_grad
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight: Tensor | None = None
@@ -151,7 +164,7 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         for start in range(0, len(hidden), size):
             part = slice(start, start + size)
             logits, picked = hidden[part] @ weight.T, labels[part]
-            total += _softmax_in_place(logits[: len(picked)], picked, softcap, needs_hidden or needs_weight)
+            total += _softmax_in_place(logits[: len(picked)], picked, softcap, needs_hidden or needs_weight, ranks)
             logits[len(picked) :] = 0.0
             if grad_hidden is not None:
                 torch.mm(logits, weight, out=grad_hidden[part])
@@ -159,13 +172,15 @@ class _LinearCrossEntropySum(torch.autograd.Function):
                 # Several slices are summed in fp32.
                 grad = logits.T @ hidden[part]
                 grad_weight = grad if grad_weight is None else grad_weight.float().add_(grad)
+        if ranks is not None:
+            total = ranks.sum(total)
         # Not for autograd to keep: the backward pass, which runs once, scales them in place.
         ctx.grads = grad_hidden, grad_weight
         ctx.weight_dtype = weight.dtype
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         (grad_output,) = grad_outputs
         (grad_hidden, grad_weight), ctx.grads = ctx.grads, None
         # A number, not a tensor: a GPU would round one that lies on it to bf16 before it multiplies, and
@@ -176,21 +191,29 @@ class _LinearCrossEntropySum(torch.autograd.Function):
             None if grad_weight is None else grad_weight.mul_(scale).to(ctx.weight_dtype),
             None,
             None,
+            None,
         )
 
 
-def _softmax_in_place(logits: Tensor, labels: Tensor, softcap: float | None, needs_gradient: bool) -> Tensor:
-    """Sum of the token losses, fp32; `logits` `[L, V]` become their own gradients if those are needed."""
+def _softmax_in_place(
+    logits: Tensor, labels: Tensor, softcap: float | None, needs_gradient: bool, ranks: TensorRanks | None
+) -> Tensor:
+    """Sum of the token losses, fp32; `logits` `[L, V]` become their own gradients if those are needed.
+
+    With `ranks`, the logits are of this rank's tokens, and so are the losses summed here.
+    """
+    first = 0 if ranks is None else ranks.rank * logits.shape[1]
+    is_mine = (labels >= first) & (labels < first + logits.shape[1])
+    labels, counts = (labels - first).masked_fill(~is_mine, 0).unsqueeze(1), is_mine.float().unsqueeze(1)
     total = torch.zeros((), dtype=torch.float32, device=logits.device)
     size = max(1, SOFTMAX_ELEMENTS // logits.shape[1]) if logits.device.type == "cpu" else len(labels)
-    for rows, picked in zip(logits.split(size), labels.unsqueeze(1).split(size), strict=True):
+    for rows, picked, count in zip(logits.split(size), labels.split(size), counts.split(size), strict=True):
         capped = rows if softcap is None else softcap * torch.tanh(rows.float() / softcap)
-        log_probabilities = torch.log_softmax(capped, dim=-1, dtype=torch.float32)
-        total -= log_probabilities.gather(1, picked).sum()
+        log_probabilities = log_softmax(capped, ranks)
+        total -= (log_probabilities.gather(1, picked) * count).sum()
         if not needs_gradient:
             continue
-        ones = torch.ones_like(picked, dtype=torch.float32)
-        gradient = log_probabilities.exp_().scatter_add_(1, picked, -ones)
+        gradient = log_probabilities.exp_().scatter_add_(1, picked, -count)
         if softcap is not None:
             # The slope of the cap: 1 - tanh squared.
             gradient *= 1.0 - (capped / softcap).square()
@@ -198,7 +221,13 @@ def _softmax_in_place(logits: Tensor, labels: Tensor, softcap: float | None, nee
     return total
 
 
-def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, labels: Tensor, softcap: float | None = None) -> Tensor:
+def linear_cross_entropy_sum(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    softcap: float | None = None,
+    ranks: TensorRanks | None = None,
+) -> Tensor:
     """Sum of the cross entropies of `hidden @ weight.T` against `labels`, in fp32.
 
     torch's own `linear_cross_entropy` rounds the losses to the type of its inputs: 10.94 for 10.909 in bf16.
@@ -208,6 +237,8 @@ def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, labels: Tensor, sof
         weight: `[V, D]`.
         labels: `[L]`, every one a real label.
         softcap: the logits become `softcap * tanh(logits / softcap)`; None: they stay.
+        ranks: that share the vocabulary: `weight` is this rank's `[V / R, D]`, and full logits exist on none.
     """
-    padded = F.pad(hidden, (0, 0, 0, -len(labels) % SHAPE_STEP))
-    return _LinearCrossEntropySum.apply(padded, weight, labels, softcap)
+    shared = hidden if ranks is None else ranks.share(hidden)
+    padded = F.pad(shared, (0, 0, 0, -len(labels) % SHAPE_STEP))
+    return _LinearCrossEntropySum.apply(padded, weight, labels, softcap, ranks)

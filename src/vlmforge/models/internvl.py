@@ -7,10 +7,13 @@ transformers 5.
 from vlmforge.models.family import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    SHARDED_ATTENTION,
+    SHARDED_MLP,
     TINY_IMAGE_IDS,
     TINY_TEXT,
     Family,
     Vision,
+    below,
     without,
 )
 from vlmforge.models.qwen2 import QWEN2
@@ -69,6 +72,11 @@ INTERNVL = Family(
         ("vision_tower.", "model.vision_tower."),
         ("multi_modal_projector.", "model.multi_modal_projector."),
     ),
+    sharding={
+        **below("model.language_model", {**SHARDED_ATTENTION, **SHARDED_MLP}),
+        "model.vision_tower": "replicated",
+        "model.multi_modal_projector": "replicated",
+    },
     vision=Vision(
         layers="model.vision_tower.encoder.layer",
         rule="tiles",

@@ -1,6 +1,6 @@
 """Llama 2 and 3, SmolLM2 and everything else whose `model_type` is llama (transformers `LlamaForCausalLM`)."""
 
-from vlmforge.models.family import TEXT_FIELDS, TINY_TEXT, Family
+from vlmforge.models.family import SHARDED_ATTENTION, SHARDED_MLP, TEXT_FIELDS, TINY_TEXT, Family
 
 LLAMA = Family(
     name="llama",
@@ -15,5 +15,6 @@ LLAMA = Family(
     tiny=TINY_TEXT,
     tiny_drops=("head_dim",),
     lean={"LlamaRMSNorm": "norm", "LlamaMLP": "gated_mlp"},
+    sharding={**SHARDED_ATTENTION, **SHARDED_MLP},
     has_liger=True,
 )

@@ -6,7 +6,7 @@ published folders are of the model with images; its language model is read alone
 experts as they are, and the loss is the tokens' alone, without the router's auxiliary loss.
 """
 
-from vlmforge.models.family import NONE, TEXT_FIELDS, TEXT_REQUIRED, TINY_TEXT, Family, Wrapper
+from vlmforge.models.family import NONE, SHARDED_ATTENTION, TEXT_FIELDS, TEXT_REQUIRED, TINY_TEXT, Family, Wrapper
 
 LLAMA4 = Family(
     name="llama4",
@@ -43,5 +43,17 @@ LLAMA4 = Family(
     },
     tiny_drops=("layer_types", "moe_layers"),
     not_adapted=("router",),
+    sharding={
+        **SHARDED_ATTENTION,
+        "model.layers.*.feed_forward.router": "replicated",
+        "model.layers.*.feed_forward.experts": "experts",
+        "model.layers.*.feed_forward.shared_expert.gate_proj": "colwise",
+        "model.layers.*.feed_forward.shared_expert.up_proj": "colwise",
+        "model.layers.*.feed_forward.shared_expert.down_proj": "rowwise",
+        # Of layers without experts.
+        "model.layers.*.feed_forward.gate_proj?": "colwise",
+        "model.layers.*.feed_forward.up_proj?": "colwise",
+        "model.layers.*.feed_forward.down_proj?": "rowwise",
+    },
     wrapper=Wrapper("llama4", "text_config", "language_model."),
 )

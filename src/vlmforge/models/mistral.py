@@ -1,6 +1,6 @@
 """Mistral 7B: Llama whose every layer may look back a fixed window only (transformers `MistralForCausalLM`)."""
 
-from vlmforge.models.family import NONE, TEXT_FIELDS, TINY_TEXT, Family
+from vlmforge.models.family import NONE, SHARDED_ATTENTION, SHARDED_MLP, TEXT_FIELDS, TINY_TEXT, Family
 
 MISTRAL = Family(
     name="mistral",
@@ -15,5 +15,6 @@ MISTRAL = Family(
     tiny=TINY_TEXT,
     tiny_drops=("head_dim",),
     lean={"MistralRMSNorm": "norm", "MistralMLP": "gated_mlp"},
+    sharding={**SHARDED_ATTENTION, **SHARDED_MLP},
     has_liger=True,
 )

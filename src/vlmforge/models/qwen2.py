@@ -1,6 +1,6 @@
 """Qwen2 and Qwen2.5: Llama with biases on the query, key and value projections (transformers `Qwen2ForCausalLM`)."""
 
-from vlmforge.models.family import TEXT_FIELDS, TINY_TEXT, Family
+from vlmforge.models.family import SHARDED_ATTENTION, SHARDED_MLP, TEXT_FIELDS, TINY_TEXT, Family
 
 QWEN2 = Family(
     name="qwen2",
@@ -17,5 +17,6 @@ QWEN2 = Family(
     tiny={**TINY_TEXT, "max_window_layers": 1},
     tiny_drops=("layer_types",),
     lean={"Qwen2RMSNorm": "norm", "Qwen2MLP": "gated_mlp"},
+    sharding={**SHARDED_ATTENTION, **SHARDED_MLP},
     has_liger=True,
 )

@@ -9,11 +9,14 @@ from vlmforge.models.family import (
     CLIP_MEAN,
     CLIP_STD,
     NONE,
+    SHARDED_ATTENTION,
+    SHARDED_MLP,
     TEXT_FIELDS,
     TINY_IMAGE_IDS,
     TINY_TEXT,
     Family,
     Vision,
+    below,
     without,
 )
 
@@ -60,6 +63,10 @@ QWEN2_5_VL = Family(
     decoder="model.language_model",
     groups={"vision_tower": "model.visual", "projector": "model.visual.merger", "language_model": ""},
     renamed=(("visual.", "model.visual."), ("model.", "model.language_model.")),
+    sharding={
+        **below("model.language_model", {**SHARDED_ATTENTION, **SHARDED_MLP}),
+        "model.visual": "replicated",
+    },
     vision=Vision(
         layers="model.visual.blocks",
         rule="native",

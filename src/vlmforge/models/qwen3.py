@@ -1,6 +1,14 @@
 """Qwen3: Qwen2 without biases, with a norm on each head's queries and keys (transformers `Qwen3ForCausalLM`)."""
 
-from vlmforge.models.family import NONE, TEXT_FIELDS, TINY_TEXT, Family
+from vlmforge.models.family import (
+    NONE,
+    SHARDED_ATTENTION,
+    SHARDED_HEAD_NORMS,
+    SHARDED_MLP,
+    TEXT_FIELDS,
+    TINY_TEXT,
+    Family,
+)
 
 QWEN3 = Family(
     name="qwen3",
@@ -19,5 +27,6 @@ QWEN3 = Family(
     tiny={**TINY_TEXT, "head_dim": 32, "max_window_layers": 1},
     tiny_drops=("layer_types",),
     lean={"Qwen3RMSNorm": "norm", "Qwen3MLP": "gated_mlp"},
+    sharding={**SHARDED_ATTENTION, **SHARDED_HEAD_NORMS, **SHARDED_MLP},
     has_liger=True,
 )

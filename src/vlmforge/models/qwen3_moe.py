@@ -5,7 +5,17 @@ linear layers of attention; experts, router and the MLPs of layers without exper
 The loss is the tokens' alone: the auxiliary loss that balances the router is not part of it.
 """
 
-from vlmforge.models.family import NONE, TEXT_FIELDS, TEXT_REQUIRED, TINY_TEXT, Family, Fused
+from vlmforge.models.family import (
+    NONE,
+    SHARDED_ATTENTION,
+    SHARDED_HEAD_NORMS,
+    SHARDED_MLP,
+    TEXT_FIELDS,
+    TEXT_REQUIRED,
+    TINY_TEXT,
+    Family,
+    Fused,
+)
 
 QWEN3_MOE = Family(
     name="qwen3_moe",
@@ -19,6 +29,8 @@ QWEN3_MOE = Family(
         "sliding_window": (int, NONE),
         "moe_intermediate_size": (int,),
         "num_experts": (int,),
+        # What transformers 5 writes for it.
+        "num_local_experts": (int,),
         "num_experts_per_tok": (int,),
         "norm_topk_prob": (bool,),
         "decoder_sparse_step": (int,),
@@ -30,6 +42,14 @@ QWEN3_MOE = Family(
     tiny_drops=("mlp_only_layers",),
     # Of layers without experts; peft would put adapters into the experts of all others for these names.
     not_adapted=("gate_proj", "up_proj", "down_proj"),
+    sharding={
+        **SHARDED_ATTENTION,
+        **SHARDED_HEAD_NORMS,
+        "model.layers.*.mlp.gate": "replicated",
+        "model.layers.*.mlp.experts": "experts",
+        # Of layers without experts.
+        **{f"{row}?": style for row, style in SHARDED_MLP.items()},
+    },
     fused=(
         Fused("mlp.experts.gate_up_proj", ("mlp.experts.{}.gate_proj.weight", "mlp.experts.{}.up_proj.weight")),
         Fused("mlp.experts.down_proj", ("mlp.experts.{}.down_proj.weight",)),

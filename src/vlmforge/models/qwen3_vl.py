@@ -4,7 +4,19 @@ transformers' `Qwen3VLForConditionalGeneration`. The text layers are Qwen3's, wi
 frequencies alternate (`mrope_interleaved`).
 """
 
-from vlmforge.models.family import HALF, TEXT_FIELDS, TINY_IMAGE_IDS, TINY_TEXT, Family, Vision, without
+from vlmforge.models.family import (
+    HALF,
+    SHARDED_ATTENTION,
+    SHARDED_HEAD_NORMS,
+    SHARDED_MLP,
+    TEXT_FIELDS,
+    TINY_IMAGE_IDS,
+    TINY_TEXT,
+    Family,
+    Vision,
+    below,
+    without,
+)
 
 QWEN3_VL = Family(
     name="qwen3_vl",
@@ -48,6 +60,10 @@ QWEN3_VL = Family(
         "vision_tower": "model.visual",
         "projector": ("model.visual.merger", "model.visual.deepstack_merger_list"),
         "language_model": "",
+    },
+    sharding={
+        **below("model.language_model", {**SHARDED_ATTENTION, **SHARDED_HEAD_NORMS, **SHARDED_MLP}),
+        "model.visual": "replicated",
     },
     vision=Vision(
         layers="model.visual.blocks",

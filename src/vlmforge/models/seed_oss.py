@@ -1,6 +1,6 @@
 """Seed-OSS: Llama with biases on queries, keys and values, and dropout in the residual (`SeedOssForCausalLM`)."""
 
-from vlmforge.models.family import NONE, TEXT_FIELDS, TINY_TEXT, Family
+from vlmforge.models.family import NONE, SHARDED_ATTENTION, SHARDED_MLP, TEXT_FIELDS, TINY_TEXT, Family
 
 SEED_OSS = Family(
     name="seed_oss",
@@ -17,4 +17,5 @@ SEED_OSS = Family(
     # Dropout is drawn rank by rank: without it a tiny run is the same on any mesh.
     tiny={**TINY_TEXT, "head_dim": 32, "residual_dropout": 0.0},
     lean={"SeedOssRMSNorm": "norm"},
+    sharding={**SHARDED_ATTENTION, **SHARDED_MLP},
 )

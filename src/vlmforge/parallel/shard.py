@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +16,14 @@ from vlmforge.parallel.watch import doing
 
 
 def apply_fsdp(
-    root: nn.Module, layers: Sequence[nn.Module], mesh: DeviceMesh, param_dtype: torch.dtype, reduce_dtype: torch.dtype
+    root: nn.Module,
+    layers: Sequence[nn.Module],
+    mesh: DeviceMesh,
+    *,
+    param_dtype: torch.dtype,
+    reduce_dtype: torch.dtype,
+    experts: Sequence[nn.Module] = (),
+    expert_mesh: DeviceMesh | None = None,
 ) -> None:
     """Shard each layer by itself and the rest (embedding, norm, head) with the root, in place.
 
@@ -25,12 +33,16 @@ def apply_fsdp(
         root: the module whose forward is the training step.
         layers: its transformer blocks, in order.
         mesh: axes `dp_replicate, fsdp, tp`; weights that tp has cut are cut further.
+        experts: of the layers, where they are on ranks of their own, fewer of which have the same ones.
+        expert_mesh: axes `dp_replicate, fsdp` of those.
         param_dtype: type of the gathered weights and of the computation.
         reduce_dtype: type in which gradients are summed.
     """
     policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=reduce_dtype)
-    # One axis where there are no replicas: a second one of size 1 would all-reduce with itself at every layer.
-    used = mesh["dp_replicate", "fsdp"] if mesh["dp_replicate"].size() > 1 else mesh["fsdp"]
+    used = _used_axes(mesh)
+    for module in experts:
+        assert expert_mesh is not None, "experts apart have a mesh"
+        fully_shard(module, mesh=_used_axes(expert_mesh), mp_policy=policy)
     for layer in layers:
         fully_shard(layer, mesh=used, mp_policy=policy)
     # The root's weights are used first and last in a forward: freeing them in between only gathers them twice.
@@ -41,6 +53,11 @@ def apply_fsdp(
             # gloo cannot scale while it reduces, so the sum is asked for by name.
             module.set_force_sum_reduction_for_comms(True)
             module.set_gradient_divide_factor(1.0)
+
+
+def _used_axes(mesh: DeviceMesh) -> DeviceMesh:
+    """One axis where there are no replicas: a second one of size 1 would all-reduce with itself at every layer."""
+    return mesh["dp_replicate", "fsdp"] if mesh["dp_replicate"].size() > 1 else mesh["fsdp"]
 
 
 def set_last_micro_batch(root: nn.Module, is_last: bool) -> None:
@@ -71,6 +88,14 @@ def copy_full(target: Tensor, full: Tensor) -> None:
         if isinstance(target, DTensor):
             full = distribute_tensor(full, target.device_mesh, target.placements, src_data_rank=None)
         target.copy_(full)
+
+
+def group_by_mesh(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Tensors sorted by where they live: one fused operation takes those of one mesh."""
+    groups: defaultdict[object, list[Tensor]] = defaultdict(list)
+    for tensor in tensors:
+        groups[(tensor.device_mesh, tensor.placements) if isinstance(tensor, DTensor) else None].append(tensor)
+    return list(groups.values())
 
 
 def full_tensor(tensor: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from vlmforge.config.schema import OptimizerConfig
+from vlmforge.parallel.shard import group_by_mesh
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -18,8 +19,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
     rest = [p for p in trained if config.decay != "all" and p.ndim < 2]
     groups = [
         {"params": parameters, "weight_decay": decay}
-        for parameters, decay in ((decays, config.weight_decay), (rest, 0.0))
-        if parameters
+        for some, decay in ((decays, config.weight_decay), (rest, 0.0))
+        for parameters in group_by_mesh(some)
     ]
     optimizer = AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
     reset_state(optimizer, num_updates=0)

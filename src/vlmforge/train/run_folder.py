@@ -28,6 +28,8 @@ MAY_DIFFER = (
     "parallelism.cp",
     "parallelism.dp_replicate",
     "parallelism.dp_shard",
+    "parallelism.tp",
+    "parallelism.ep",
     "parallelism.recompute",
     "logging",
     "launch",

@@ -31,6 +31,7 @@ from vlmforge.models.export import export_model
 from vlmforge.models.head import LossModel
 from vlmforge.models.lean import apply_lean
 from vlmforge.models.liger import apply_liger
+from vlmforge.models.sharding import apply_sharding
 from vlmforge.models.tokenizer import hash_template
 from vlmforge.observe.files import write_json, write_text
 from vlmforge.observe.manifest import build_manifest
@@ -38,9 +39,11 @@ from vlmforge.observe.metrics import JsonLines, MetricsWriter
 from vlmforge.observe.progress import Progress
 from vlmforge.observe.speed import measure_matmul_flops
 from vlmforge.observe.trackers import Tracker, build_trackers
+from vlmforge.parallel.experts import ExpertRanks, build_expert_ranks
 from vlmforge.parallel.mesh import World, barrier
 from vlmforge.parallel.recompute import apply_recompute
 from vlmforge.parallel.shard import apply_fsdp
+from vlmforge.parallel.tensor import TensorRanks, build_tensor_ranks
 from vlmforge.train.optimizer import build_optimizer
 from vlmforge.train.run_folder import RunFolder
 from vlmforge.train.state import TrainState
@@ -170,17 +173,28 @@ def build_root(config: Config, world: World) -> LossModel:
     apply_kernels = {"torch": apply_lean, "liger": apply_liger}[config.model.kernels]
     apply_kernels(model)
     apply_recompute(model, config.parallelism.recompute)
-    root = LossModel(model, world.sequence_split())
+    ranks, experts = _build_ranks(world)
+    apart = apply_sharding(model, ranks, experts) if world.axes.tp > 1 or world.axes.ep > 1 else []
+    root = LossModel(model, world.sequence_split(), ranks=ranks if ranks.size > 1 else None)
     precision = config.parallelism
     apply_fsdp(
         root,
         find_layers(model),
         world.weight_mesh,
+        experts=apart,
+        expert_mesh=experts.weight_mesh if experts is not None else None,
         param_dtype=TORCH_DTYPES[precision.param_dtype],
         reduce_dtype=TORCH_DTYPES[precision.reduce_dtype],
     )
     materialise(model, config, world.device, SafetensorsReader())
     return root.train()
+
+
+def _build_ranks(world: World) -> tuple[TensorRanks, ExpertRanks | None]:
+    """Who shares matrices, and who shares a layer's experts; a collective."""
+    axes = world.axes
+    is_cut = axes.tp > 1 or axes.ep > 1
+    return build_tensor_ranks(world.weight_mesh["tp"]), build_expert_ranks(world) if is_cut else None
 
 
 def _write_run_folder(session: Session, lengths: Lengths | None) -> None:

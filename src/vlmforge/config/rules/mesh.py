@@ -10,8 +10,6 @@ from vlmforge.config.rules.finding import Finding, Rule, Subject
 
 # Keys whose other values come with a later version: path, the value that works, what the others are.
 NOT_YET: tuple[tuple[str, object, str], ...] = (
-    ("parallelism.tp", 1, "tensor parallelism"),
-    ("parallelism.ep", 1, "expert parallelism"),
     ("parallelism.pp", 1, "pipeline parallelism"),
     ("parallelism.compile", False, "compiled layers"),
     ("parallelism.cpu_offload", False, "offloading to CPU memory"),

@@ -298,24 +298,6 @@ def nearest_number(number: int, choices: list[str]) -> str:
     return min(choices, key=lambda choice: abs(int(choice) - number))
 
 
-def check_tensor_parallel_heads(subject: Subject) -> Iterator[Finding]:
-    """Tensor parallelism gives every rank whole heads."""
-    tp = subject.config.parallelism.tp
-    shape = subject.shape()
-    if shape is None or tp == 1:
-        return
-    counts = {name: shape.fields.get(name) for name in ("num_attention_heads", "num_key_value_heads")}
-    whole = {name: count for name, count in counts.items() if _is_count(count)}
-    works = [str(n) for n in range(1, max(whole.values(), default=1) + 1) if not any(c % n for c in whole.values())]
-    for name, count in whole.items():
-        if count % tp:
-            yield Finding(
-                ("parallelism.tp", f"model.config.{name}"),
-                f"parallelism.tp = {tp} must divide model {name} = {count}",
-                f"parallelism.tp={nearest_number(tp, works)}, one of {', '.join(works)}",
-            )
-
-
 def check_attention(subject: Subject) -> Iterator[Finding]:
     """Attention sample by sample drops nothing out."""
     shape = subject.shape()
@@ -447,7 +429,6 @@ RULES: tuple[Rule, ...] = (
     check_fields,
     check_shape_of_weights,
     check_heads,
-    check_tensor_parallel_heads,
     check_attention,
     check_revision,
     check_kernels,
