@@ -72,7 +72,6 @@ def configure(case: Case, folder: Path, axes: Axes | None = None) -> Config:
         f"parallelism.recompute={case.recompute}",
         "stage.seq_len=160",
         f"stage.packing={case.packing}",
-        f"stage.micro_batch_size={case.micro_batch_size}",
         f"stage.global_batch_size={GLOBAL_BATCH_SIZE}",
         f"stage.max_steps={case.num_steps}",
         # Adam's first update is the sign of a gradient: one that is nothing but rounding must not make a whole step.
@@ -85,6 +84,8 @@ def configure(case: Case, folder: Path, axes: Axes | None = None) -> Config:
         overrides.append("data.train=[{path: 'builtin:image_messages', format: messages}]")
     if case.max_tokens is not None:
         overrides.append(f"stage.max_tokens_per_micro_batch={case.max_tokens}")
+    else:
+        overrides.append(f"stage.micro_batch_size={case.micro_batch_size}")
     if case.has_holes:
         source = f"{{path: {folder / HOLES}, format: messages}}"
         overrides += [f"data.train=[{source}]", "data.shuffle=false"]
