@@ -33,7 +33,8 @@ exit $code
 TELL = """\
 #!/usr/bin/env python3
 import json, sys
-print(json.dumps(sys.argv[1:]))
+# In one write: two ranks write at once.
+sys.stdout.write(json.dumps(sys.argv[1:]) + "\\n")
 """
 
 
