@@ -24,6 +24,7 @@ def test_norms_and_mlps_in_bfloat16_give_the_same_and_keep_less(family: str, tmp
     lean.apply_lean(ours)
     torch.manual_seed(0)
     x = torch.randn(1, 40, 64, dtype=torch.bfloat16, requires_grad=True)
+    direction = torch.randn(1, 40, 64)
     for part in ("input_layernorm", "mlp"):
         results, kept = {}, {}
         for name, model in (("plain", plain), ("ours", ours)):
@@ -37,11 +38,11 @@ def test_norms_and_mlps_in_bfloat16_give_the_same_and_keep_less(family: str, tmp
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 out = layer(x)
             weights = list(layer.parameters())
-            results[name] = [out, *torch.autograd.grad(out.float().square().sum(), [x, *weights])]
+            results[name] = [out, *torch.autograd.grad((out.float() * direction).sum(), [x, *weights])]
             kept[name] = sum(stored)
         assert kept["ours"] < kept["plain"]
         for mine, other in zip(results["ours"], results["plain"], strict=True):
-            assert (mine.float() - other.float()).norm() <= 0.01 * other.float().norm()
+            assert (mine.float() - other.float()).norm() <= 0.02 * other.float().norm()
 
 
 def test_a_family_that_names_a_class_the_model_has_not_is_told(tmp_path: Path) -> None:
