@@ -166,7 +166,7 @@ def test_sampling_depends_on_its_seed_alone(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_terminal_sees_the_answer_as_it_comes(here: Path) -> None:
     program = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"
-    command = [sys.executable, "-m", "vlmforge", "generate", "checkpoint=runs/full", "prompt=Hi", SHORT]
+    command = [sys.executable, "-m", "vlmforge", "generate", "checkpoint=runs/full", "prompt=two", SHORT]
     done = subprocess.run(
         [sys.executable, "-c", program, *command],
         cwd=here,
