@@ -6,9 +6,9 @@ The list is gone through once, a piece at a time: the table says where each obje
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import islice
-from json.decoder import WHITESPACE
 from typing import IO
 
 import numpy as np
@@ -21,6 +21,7 @@ from vlmforge.errors import DataError, Problem
 
 _CHUNK_BYTES = 1 << 22
 _PIECE_ROWS = 1 << 16
+_WHITESPACE = re.compile(r"[ \t\n\r]*")
 _FIX = "write a list of objects, [{...}, {...}], or one object on every line of a .jsonl file"
 
 
@@ -106,7 +107,7 @@ class _Text:
     def skip_blanks(self, at: int) -> int:
         """The next position that is no blank; reads on where there is none."""
         while True:
-            match = WHITESPACE.match(self.text, at)
+            match = _WHITESPACE.match(self.text, at)
             assert match is not None, "nothing is a blank too"
             if match.end() < len(self.text) or not self.more(match.end()):
                 return min(match.end(), len(self.text))
