@@ -55,6 +55,8 @@ checkpointing: {export: never, every_steps: 1}
 WORKERS = {1: 2, 2: 0, 4: 1}
 
 
+# Eight runs, some of them on four processes.
+@pytest.mark.timeout(1800)
 def test_a_killed_blend_goes_on_with_the_same_batches_on_any_mesh(tmp_path: Path) -> None:
     link_assets(tmp_path, "gsm8k", "chat", "openmoji")
     (tmp_path / "blend.yaml").write_text(RECIPE)
@@ -73,7 +75,7 @@ def test_a_killed_blend_goes_on_with_the_same_batches_on_any_mesh(tmp_path: Path
     run(tmp_path, *two, "run.name=killed_on_2", "data.num_workers=2")
     check_same_batches(tmp_path, ("whole_on_2", "killed_on_2"), is_bit_equal=True)
     used = json.loads((tmp_path / "runs/whole/ledger.json").read_text())["sources"]
-    assert min(counts["samples"] for counts in used.values()) > 10
+    assert min(counts["samples"] for counts in used.values()) > 5
     assert set(used) == {"gsm8k", "chat", "openmoji"}
 
 
