@@ -11,11 +11,12 @@ import pytest
 import yaml
 
 from vlmforge.config.decode import decode
+from vlmforge.config.keys import walk_keys
 from vlmforge.config.origins import Origins
-from vlmforge.config.schema import GROUPS, SECTIONS, walk_keys
+from vlmforge.config.schema import GROUPS, SECTIONS, Config
 
 PAGE = Path(__file__).parents[1] / "docs" / "migration.md"
-KEYS = {spec.path for spec in walk_keys()}
+KEYS = {spec.path for spec in walk_keys(Config)}
 QUOTED = re.compile(r"`([^`]+)`")
 OURS = re.compile(rf"(?:{'|'.join((*GROUPS, *SECTIONS))})\.[\w.]+(?:=\S+)?")
 

@@ -1,12 +1,12 @@
 """Data sets of the `datasets` library, as lists and as streams."""
 
+import datasets
 import pytest
 
 from vlmforge.config.schema import SourceConfig
 from vlmforge.data.draw import draw_square
 from vlmforge.data.sources import open_source, open_stream
 
-datasets = pytest.importorskip("datasets")
 pytestmark = pytest.mark.filterwarnings("default")
 
 PICTURES = [draw_square(20 + k, 20, (k, 0, 0)) for k in range(7)]

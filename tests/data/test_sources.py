@@ -1,5 +1,6 @@
 import json
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -129,7 +130,6 @@ def test_names_tell_sources_apart():
 
 @pytest.mark.filterwarnings("default")
 def test_a_saved_folder_of_the_datasets_library_is_read_by_split(tmp_path):
-    datasets = pytest.importorskip("datasets")
     path = str(tmp_path / "saved")
     datasets.DatasetDict(
         {"train": datasets.Dataset.from_list(ROWS), "test": datasets.Dataset.from_list(ROWS[:2])}

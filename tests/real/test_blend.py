@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from tests.support.assets import link_assets
@@ -82,11 +83,11 @@ def test_a_killed_blend_goes_on_with_the_same_batches_on_any_mesh(tmp_path: Path
 @pytest.mark.parametrize("seq_len", [1024, 2048])
 @pytest.mark.parametrize("packing", ["best_fit", "knapsack"])
 def test_rows_of_real_problems_are_full(
-    seq_len: int, packing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seq_len: int, packing: Literal["best_fit", "knapsack"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link_assets(tmp_path, "smollm2", "gsm8k")
     monkeypatch.chdir(tmp_path)
-    stage = StageConfig(seq_len=seq_len, packing=packing, max_steps=1)  # type: ignore[arg-type]
+    stage = StageConfig(seq_len=seq_len, packing=packing, max_steps=1)
     tokenizer = AutoTokenizer.from_pretrained("assets/smollm2-135m-instruct")
     rows = build_train_windows(Config(data=DataConfig(train=(GSM8K,)), stage=stage), tokenizer).make(0).rows
     num_tokens = sum(sample.num_tokens for row in rows for sample in row)

@@ -6,8 +6,6 @@ import sys
 import tarfile
 from pathlib import Path
 
-import pytest
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 from chitchat import parse_conversations
@@ -34,7 +32,6 @@ def test_a_conversation_becomes_turns_up_to_its_last_answer():
 
 
 def test_pictures_are_chosen_drawn_and_named(tmp_path):
-    pytest.importorskip("resvg_py")
     svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 72 72"><rect width="9" height="9"/></svg>'
     animals = dict(zip(("1F400", "1F401", "1F402", "1F403"), ("cat", "dog", "cow", "hen"), strict=True))
     entry = {"group": "animals-nature", "skintone": ""}

@@ -14,10 +14,11 @@ from functools import cache
 from typing import Any, Literal, Union, cast, get_args, get_origin
 
 from vlmforge.config.encode import assignment, scalar_text
+from vlmforge.config.keys import KeyInfo, KeySpec, keys_of, section_of, walk_keys
 from vlmforge.config.origins import Origins
 from vlmforge.config.plain import is_list, is_section, items_of
 from vlmforge.config.recipes import YAML_SUFFIXES
-from vlmforge.config.schema import Config, KeyInfo, KeySpec, keys_of, section_of, walk_keys
+from vlmforge.config.schema import Config
 from vlmforge.errors import Problem, nearest, one_of
 
 NO_INFO = KeyInfo(doc="")
@@ -119,7 +120,7 @@ class _Decoder:
 def _homes() -> dict[str, tuple[str, ...]]:
     """Last part of every key to the paths it is found at."""
     homes: dict[str, tuple[str, ...]] = {}
-    for spec in walk_keys():
+    for spec in walk_keys(Config):
         name = spec.path.rpartition(".")[2]
         homes[name] = (*homes.get(name, ()), spec.path)
     return homes

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from vlmforge.config.encode import scalar_text
-from vlmforge.config.schema import Config, KeyInfo, KeySpec, keys_of, section_of, walk_keys
+from vlmforge.config.keys import KeyInfo, KeySpec, keys_of, section_of, walk_keys
+from vlmforge.config.schema import Config
 
 HEAD = """# Config keys
 

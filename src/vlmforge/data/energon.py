@@ -231,10 +231,9 @@ class _File:
         """`{range: [start, stop]}` in percent or in rows."""
         marks = value.get("range") if isinstance(value, Mapping) and len(value) == 1 else None
         if isinstance(marks, list) and len(marks) == 2:
-            start, stop = (_parse_mark(mark) for mark in marks)
-            is_start_right = start is not None and start != "end"
-            if is_start_right and stop is not None and (stop == "end" or type(start) is type(stop)):
-                return Subset(start, None if stop == "end" else stop)  # type: ignore[arg-type]
+            start, stop = _parse_mark(marks[0]), _parse_mark(marks[1])
+            if start is not None and (type(start) is type(stop) or str(marks[1]).strip() == "end"):
+                return Subset(start, stop)
         rule = f"= {scalar_text(value)} must be a range in percent or in rows, both ends in the same"
         self._report(at, rule, "subset: {range: [0%, 50%]}, or {range: [0, 1000]}")
         return None
@@ -255,17 +254,14 @@ class _File:
         self._problems.append(Problem(f"{name} {rule}", self._where(at), fix))
 
 
-def _parse_mark(mark: Any) -> int | Fraction | str | None:
-    """A row number, a fraction of the rows, `end`; None for anything else."""
+def _parse_mark(mark: Any) -> int | Fraction | None:
+    """A row number or a fraction of the rows; None for anything else."""
     if isinstance(mark, int) and not isinstance(mark, bool):
         return mark if mark >= 0 else None
-    if not isinstance(mark, str):
+    if not isinstance(mark, str) or not mark.strip().endswith("%"):
         return None
-    text = mark.strip()
-    if text == "end" or not text.endswith("%"):
-        return text if text == "end" else None
     try:
-        share = Fraction(text.removesuffix("%").strip()) / 100
+        share = Fraction(mark.strip().removesuffix("%").strip()) / 100
     except (ValueError, ZeroDivisionError):
         return None
     return share if 0 <= share <= 1 else None

@@ -122,7 +122,10 @@ class WindowMaker:
         holes: list[LeftOut] = []
         for n in self._numbers(number):
             made = self._prepare(n)
-            (holes if isinstance(made, LeftOut) else samples).append(made)  # type: ignore[arg-type]
+            if isinstance(made, LeftOut):
+                holes.append(made)
+            else:
+                samples.append(made)
         rows: list[Row] = [(sample,) for sample in samples]
         if self._pack is not None:
             packed = self._pack([sample.num_tokens for sample in samples], self._seq_len)

@@ -60,7 +60,7 @@ class Linter:
         self._tokenizer = tokenizer
         self._trains_turns = labels == "assistant"
         marker = find_end_marker(tokenizer)
-        self._end_id = None if marker is None else int(tokenizer.convert_tokens_to_ids(marker))  # type: ignore[arg-type]
+        self._end_id = None if marker is None else tokenizer.get_vocab()[marker]
         self._endings = marker_ids(tokenizer)
 
     def check(

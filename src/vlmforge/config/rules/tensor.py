@@ -9,8 +9,8 @@ from typing import Any
 from vlmforge.config.derived import derive_batch, derive_world_size
 from vlmforge.config.encode import scalar_text
 from vlmforge.config.plain import is_whole_number
+from vlmforge.config.rules.fields import nearest_number
 from vlmforge.config.rules.finding import Finding, Rule, Subject
-from vlmforge.config.rules.model import nearest_number
 
 # What tp cuts: heads, which stay whole, and the widths of matrices.
 CUT_BY_TP = ("num_attention_heads", "num_key_value_heads", "vocab_size", "intermediate_size", "intermediate_size_mlp")
