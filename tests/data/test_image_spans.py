@@ -1,0 +1,86 @@
+"""Pictures anywhere among the words of a conversation: every label stays on its token, every picture in its place."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlmforge.config.chat_templates import CHAT_TEMPLATES
+from vlmforge.data.draw import draw_square
+from vlmforge.data.media import Media
+from vlmforge.data.prompt import render_request
+from vlmforge.data.render import Renderer
+from vlmforge.data.sample import Place, Sample
+from vlmforge.models.tokenizer import build_byte_tokenizer
+
+PLACE = Place("s", 0, "file.jsonl:1")
+TEMPLATES = ["chatml", "qwen2p5", "llama3p1", "mistral"]
+# Widths of one and two digits, which become so many tokens.
+PICTURES = {width: Media(draw_square(width, 8, (0, 0, 0)), None, f"{width} wide") for width in (8, 9, 13)}
+
+
+class Layout(NamedTuple):
+    ids: tuple[int, ...]
+    grid: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class WidthRule:
+    """A picture is as many tokens as it is pixels wide."""
+
+    placeholder_id: int
+    tag_ids: frozenset[int] = frozenset()
+
+    def measure(self, width, height):
+        return Layout((self.placeholder_id,) * width, (1, 1, width))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    made = build_byte_tokenizer()
+    made.add_special_tokens({"bos_token": "<s>", "additional_special_tokens": ["<|eot_id|>"]})
+    return made
+
+
+parts = st.one_of(
+    st.sampled_from(sorted(PICTURES)).map(lambda width: {"type": "image", "image": PICTURES[width]}),
+    st.text("ab \n\u00e9", min_size=1, max_size=6).map(lambda text: {"type": "text", "text": text}),
+)
+questions = st.lists(parts, min_size=1, max_size=5).map(lambda found: ({"type": "text", "text": "q"}, *found))
+answers = st.text("ab \n\u00e9", max_size=6).map(lambda text: f"a{text}z")
+
+
+@settings(max_examples=25, deadline=None)
+@given(turns=st.lists(st.tuples(questions, answers), min_size=1, max_size=3))
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_labels_and_pictures_keep_their_places(tokenizer, template, turns):
+    ours = CHAT_TEMPLATES[f"builtin:{template}"]
+    tokenizer.chat_template = ours.text
+    rule = WidthRule(tokenizer.convert_tokens_to_ids("<|image_pad|>"))
+    messages = [
+        turn
+        for asked, said in turns
+        for turn in ({"role": "user", "content": asked}, {"role": "assistant", "content": said})
+    ]
+    renderer = Renderer(tokenizer, labels="assistant", seq_len=4096, image_rule=rule)
+    sample = renderer.render(Sample(PLACE, messages=tuple(messages)))
+    ids = sample.input_ids.tolist()
+
+    widths = [part["image"].read_size()[0] for asked, _ in turns for part in asked if part["type"] == "image"]
+    assert [span.num_tokens for span in sample.images] == widths
+    inside = {k for span in sample.images for k in range(span.start, span.stop)}
+    assert {k for k, token in enumerate(ids) if token == rule.placeholder_id} == inside
+    assert not any(sample.is_label[k] for k in inside)
+
+    marker = {"llama3p1": "<|eot_id|>", "mistral": tokenizer.eos_token}.get(template, "<|im_end|>")
+    ends = marker + "\n" * ours.trains_line_end
+    trained = tokenizer.decode([token for token, is_label in zip(ids, sample.is_label, strict=True) if is_label])
+    assert trained == "".join(" " * (template == "mistral") + said + ends for _, said in turns)
+
+    for k in range(1, len(messages), 2):
+        prompt = render_request(messages[:k], tokenizer, rule, PLACE)
+        assert ids[: len(prompt.ids)] == list(prompt.ids)
+        assert sample.images[: len(prompt.images)] == prompt.images
+        assert sample.is_label[len(prompt.ids)]
