@@ -9,15 +9,14 @@ from tests.numerics.harness import Case
 from vlmforge.config.derived import Axes
 from vlmforge.models import FAMILIES
 
-TEXT = tuple(name for name, family in FAMILIES.items() if family.vision is None)
 EXPERTS = ("qwen3_moe", "llama4")
 # One family of each kind of layer, where meshes are products of what is compared for all families alone.
-FEW = ("llama", "qwen3", "gemma2", *EXPERTS)
+FEW = ("llama", "qwen3", "gemma2", "qwen3_vl", *EXPERTS)
 
 # World size to mesh, with the families that are trained on it.
 MESHES: dict[int, dict[str, tuple[Axes, tuple[str, ...]]]] = {
     2: {
-        "tp2": (Axes(tp=2), TEXT),
+        "tp2": (Axes(tp=2), tuple(FAMILIES)),
         "ep2": (Axes(dp_shard=2, ep=2), EXPERTS),
     },
     4: {

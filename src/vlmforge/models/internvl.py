@@ -74,6 +74,7 @@ INTERNVL = Family(
     ),
     sharding={
         **below("model.language_model", {**SHARDED_ATTENTION, **SHARDED_MLP}),
+        # On purpose: tower and projector are small, and a picture gives no equal parts (docs/vision.md).
         "model.vision_tower": "replicated",
         "model.multi_modal_projector": "replicated",
     },

@@ -65,6 +65,7 @@ QWEN2_5_VL = Family(
     renamed=(("visual.", "model.visual."), ("model.", "model.language_model.")),
     sharding={
         **below("model.language_model", {**SHARDED_ATTENTION, **SHARDED_MLP}),
+        # On purpose: tower and projector are small, and a picture gives no equal parts (docs/vision.md).
         "model.visual": "replicated",
     },
     vision=Vision(

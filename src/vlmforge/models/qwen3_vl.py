@@ -63,6 +63,7 @@ QWEN3_VL = Family(
     },
     sharding={
         **below("model.language_model", {**SHARDED_ATTENTION, **SHARDED_HEAD_NORMS, **SHARDED_MLP}),
+        # On purpose: tower and projector are small, and a picture gives no equal parts (docs/vision.md).
         "model.visual": "replicated",
     },
     vision=Vision(

@@ -83,14 +83,6 @@ def check_not_cut(subject: Subject) -> Iterator[Finding]:
             "ranks would drop the same places of different heads",
             "model.config.attention_dropout=0.0, or parallelism.tp=1",
         )
-    family = subject.facts.families.get(shape.family or "") if shape is not None else None
-    if family is not None and family.text_section:
-        yield Finding(
-            ("parallelism.tp", "model.family"),
-            f"parallelism.tp = {config.parallelism.tp} with family {family.name}: models of text and images were not "
-            "yet compared with one rank on parts of a layer",
-            "parallelism.tp=1, and parallelism.dp_shard for the other ranks",
-        )
     if config.model.kernels != "torch":
         yield Finding(
             ("parallelism.tp", "model.kernels"),
