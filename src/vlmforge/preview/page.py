@@ -14,18 +14,11 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from vlmforge.data.media import encode_thumbnail
+from vlmforge.preview.figures import write_pictures
 from vlmforge.preview.lint import Note, find_runs
-from vlmforge.preview.terminal import describe_image
-from vlmforge.preview.view import ShownImage, ShownRow, ShownSample, StepView
+from vlmforge.preview.view import ShownRow, ShownSample, StepView
 
 MAX_MICRO_BATCHES = 64
-# Longer side of what is shown of a tile among others, and of a picture in one piece.
-MAX_TILE_PIXELS = 112
-MAX_PICTURE_PIXELS = 288
 _LEGEND = """\
 <p class="legend"><span class="t">trained</span> <span>not trained</span> <span class="s">special</span>
 <span class="s t">special, trained</span> <span class="m">image</span>
@@ -228,7 +221,7 @@ def _write_sample(sample: ShownSample, number: int) -> str:
     return (
         f'<article class="sample" id="s{number}"><header><h4>{name}</h4>'
         f'<p class="soft">{_describe_sample(sample)}</p>{notes}</header>'
-        f'<div class="body">{_write_pictures(sample)}'
+        f'<div class="body">{write_pictures(sample)}'
         f'<div class="tokens" tabindex="0" role="group" aria-label="tokens of {name}" data-k="{number}">'
         f"{''.join(_write_tokens(sample))}</div></div></article>"
     )
@@ -238,34 +231,6 @@ def _describe_sample(sample: ShownSample) -> str:
     """Its counts."""
     images = f" &middot; {_count(len(sample.images), 'image')}" if sample.images else ""
     return f"{sample.num_tokens:,} tokens &middot; {sample.num_label_tokens:,} trained{images}"
-
-
-def _write_pictures(sample: ShownSample) -> str:
-    """The pictures of a sample as the tower gets them."""
-    if not sample.images:
-        return ""
-    figures = "".join(_write_picture(image, number) for number, image in enumerate(sample.images, 1))
-    return f'<div class="pictures">{figures}</div>'
-
-
-def _write_picture(image: ShownImage, number: int) -> str:
-    """One picture: its tiles as they lie in it, then the whole if the model sees that too."""
-    frames, rows, columns = image.grid
-    side = MAX_TILE_PIXELS if image.is_tiled else MAX_PICTURE_PIXELS
-    pictures = [_write_pixels(tile, side, f"image {number}, tile {k}") for k, tile in enumerate(image.tiles, 1)]
-    width = columns if image.is_tiled else 1
-    num_in_grid = frames * rows * columns if image.is_tiled else len(pictures)
-    lines = [pictures[start : start + width] for start in range(0, num_in_grid, width)]
-    mosaic = "".join(f"<div>{''.join(line)}</div>" for line in lines)
-    whole = "".join(pictures[num_in_grid:])
-    caption = escape(f"{describe_image(image, number)}, from token {image.start + 1} on: {image.name}")
-    return f'<figure><div class="mosaic"><div>{mosaic}</div>{whole}</div><figcaption>{caption}</figcaption></figure>'
-
-
-def _write_pixels(tile: npt.NDArray[np.uint8], side: int, name: str) -> str:
-    """A tile, inline."""
-    data, width, height = encode_thumbnail(tile, side)
-    return f'<img alt="{name}" width="{width}" height="{height}" src="data:image/jpeg;base64,{data}">'
 
 
 def _write_tokens(sample: ShownSample) -> Iterator[str]:

@@ -169,7 +169,7 @@ class _RowReader:
         for span, own in zip(spans, tiles, strict=True):
             width, height = span.media.read_size()
             name = span.media.path or span.media.name
-            yield ShownImage(name, width, height, span.start, span.num_tokens, span.grid, tuple(own))
+            yield ShownImage(name, width, height, span.start, span.num_tokens, span.grid, tuple(own), span.num_shrinks)
 
 
 def _share_loss(rows: Sequence[ShownRow]) -> tuple[ShownRow, ...]:

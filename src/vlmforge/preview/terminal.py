@@ -95,7 +95,9 @@ def describe_sample(sample: ShownSample) -> str:
 
 def describe_image(image: ShownImage, number: int) -> str:
     """A picture in a few words."""
-    return f"image {number}: {image.width} x {image.height} pixels, {describe_tiles(image)}{image.num_tokens} tokens"
+    shrunk = f", made smaller {image.num_shrinks} times" if image.num_shrinks > 1 else ", made smaller once"
+    size = f"{image.width} x {image.height} pixels{shrunk * bool(image.num_shrinks)}"
+    return f"image {number}: {size}, {describe_tiles(image)}{image.num_tokens} tokens"
 
 
 def describe_tiles(image: ShownImage) -> str:

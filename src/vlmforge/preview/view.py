@@ -27,6 +27,7 @@ class ShownImage:
         grid: frames, rows and columns of its tiles or patches.
         tiles: `[height, width, 3]` uint8 of each tile, made back from the tensor that the tower takes; empty where
             the sample's text is not shown.
+        num_shrinks: how often the budget of pictures was made smaller for it.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ShownImage:
     num_tokens: int
     grid: tuple[int, int, int]
     tiles: tuple[npt.NDArray[np.uint8], ...]
+    num_shrinks: int = 0
 
     @property
     def is_tiled(self) -> bool:
