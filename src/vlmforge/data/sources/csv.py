@@ -13,9 +13,10 @@ from itertools import islice
 import numpy as np
 
 from vlmforge.data.bad import BadSampleError
-from vlmforge.data.files import open_file, read_range, stamp
-from vlmforge.data.sources.base import RawRow, empty_file_error, read_head, unreadable_error
-from vlmforge.data.sources.index import Table, bytes_to_read, load_table
+from vlmforge.data.files import open_file, read_range
+from vlmforge.data.sources.base import RawRow, empty_file_error, read_head
+from vlmforge.data.sources.index import Table
+from vlmforge.data.sources.text_rows import TextRows
 from vlmforge.errors import DataError, Problem
 
 _PIECE_ROWS = 1 << 16
@@ -23,8 +24,10 @@ _PIECE_ROWS = 1 << 16
 _MAX_FIELD_BYTES = 1 << 28
 
 
-class CsvRows:
-    """The rows of one `.csv` or `.tsv` file."""
+class CsvRows(TextRows):
+    """The rows of one `.csv` or `.tsv` file, the first line not counted."""
+
+    kind = "csv"
 
     def __init__(self, path: str) -> None:
         """Read the names of the columns.
@@ -32,53 +35,16 @@ class CsvRows:
         Raises:
             DataError: there is no line, or two columns have one name.
         """
-        self.path = path
+        super().__init__(path)
         self._delimiter = "\t" if path.endswith(".tsv") else ","
-        self._size = stamp(path).size
-        self._table: Table | None = None
         csv.field_size_limit(_MAX_FIELD_BYTES)
         self.columns = self._read_columns()
-
-    def __len__(self) -> int:
-        """Number of rows, the first line not counted."""
-        return len(self._rows)
-
-    def __getitem__(self, i: int) -> RawRow:
-        """Row i, counted from 0.
-
-        Raises:
-            BadSampleError: it has more or fewer fields than there are columns.
-        """
-        start = int(self._rows[i, 0])
-        stop = int(self._rows[i + 1, 0]) if i + 1 < len(self._rows) else self._size
-        try:
-            raw = read_range(self.path, start, stop)
-        except OSError as error:
-            raise unreadable_error(self.path, error) from None
-        return self._parse(raw, self.locate(i))
-
-    def locate(self, i: int) -> str:
-        """`file:line` at which row i starts, counted from 1."""
-        return f"{self.path}:{int(self._rows[i, 1]) + 1}"
-
-    def bytes_to_count(self) -> int:
-        """All of them, unless the rows are found already."""
-        return bytes_to_read(self.path, "csv") if self._table is None else 0
 
     def head(self, count: int) -> list[RawRow | DataError]:
         """The first rows, from the start of the file alone."""
         first = CsvRows(self.path)
         first._table = np.array([*islice(self._iterate_rows(), 1, count + 2)], np.int64).reshape(-1, 2)
         return read_head(first, count)
-
-    @property
-    def _rows(self) -> Table:
-        """Start and line number (from 0) of every row."""
-        if self._table is None:
-            self._table = load_table(self.path, "csv", 2, self._find_rows)
-            if not len(self._table):
-                raise empty_file_error(self.path)
-        return self._table
 
     def _find_rows(self) -> Iterator[Table]:
         """The table in pieces, without the line of names."""

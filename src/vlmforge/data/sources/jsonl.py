@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from vlmforge.data.bad import BadSampleError
-from vlmforge.data.files import open_file, read_range, stamp
-from vlmforge.data.sources.base import RawRow, empty_file_error, read_head, unreadable_error
-from vlmforge.data.sources.index import Table, bytes_to_read, load_table
+from vlmforge.data.files import open_file
+from vlmforge.data.sources.base import RawRow, read_head
+from vlmforge.data.sources.index import Table
+from vlmforge.data.sources.text_rows import TextRows
 from vlmforge.errors import DataError, Problem
 
 _CHUNK_BYTES = 1 << 24
@@ -23,58 +24,14 @@ _HEAD_BYTES = 1 << 26
 _FIX = "write one JSON object on every line"
 
 
-class JsonlRows:
+class JsonlRows(TextRows):
     """The rows of one `.jsonl` file."""
 
-    def __init__(self, path: str) -> None:
-        """Remember the file; its lines are found when a row is first asked for."""
-        self.path = path
-        self._size = stamp(path).size
-        self._table: Table | None = None
-
-    def __len__(self) -> int:
-        """Number of rows.
-
-        Raises:
-            DataError: there is none.
-        """
-        return len(self._rows)
-
-    def __getitem__(self, i: int) -> RawRow:
-        """Row i, counted from 0.
-
-        Raises:
-            BadSampleError: the line is no JSON object.
-            DataError: the file cannot be read.
-        """
-        start = int(self._rows[i, 0])
-        stop = int(self._rows[i + 1, 0]) if i + 1 < len(self._rows) else self._size
-        try:
-            raw = read_range(self.path, start, stop)
-        except OSError as error:
-            raise unreadable_error(self.path, error) from None
-        return self._parse(raw, self.locate(i))
-
-    def locate(self, i: int) -> str:
-        """`file:line` of row i, the line counted from 1."""
-        return f"{self.path}:{int(self._rows[i, 1]) + 1}"
-
-    def bytes_to_count(self) -> int:
-        """All of them, unless the rows are found already."""
-        return bytes_to_read(self.path, "jsonl") if self._table is None else 0
+    kind = "jsonl"
 
     def head(self, count: int) -> list[RawRow | DataError]:
         """The first rows, from the start of the file alone."""
         return read_head(_JsonlHead(self.path), count)
-
-    @property
-    def _rows(self) -> Table:
-        """Start and line number (from 0) of every row."""
-        if self._table is None:
-            self._table = load_table(self.path, "jsonl", 2, self._find_rows)
-            if not len(self._table):
-                raise empty_file_error(self.path)
-        return self._table
 
     def _find_rows(self) -> Iterator[Table]:
         """Starts and line numbers, a piece of the file at a time."""
