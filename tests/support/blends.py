@@ -20,7 +20,7 @@ def run(folder: Path, *words: str) -> None:
     """The command to its end, with its message if it fails."""
     running = start(folder, "train", *words)
     try:
-        _, errors = running.communicate(timeout=900)
+        _, errors = running.communicate(timeout=240)
     finally:
         running.kill()
     assert running.returncode == 0, errors

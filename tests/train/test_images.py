@@ -12,36 +12,21 @@ import pytest
 from PIL import Image
 from tests.support.ranks import start_ranks, wait_for_ranks
 from tests.support.runs import column, metrics, sample_ids
+from tests.support.seeing import SEEING_MODEL
 
 from vlmforge.data.draw import draw_square
 
-RECIPE = """\
+RECIPE = f"""\
 # A short run over pictures in files
-model:
-  family: qwen3_vl
-  init: random
-  tokenizer: builtin:bytes
-  chat_template: builtin:chatml
-  image: {min_pixels: 256, max_pixels: 2048}
-  config:
-    text_config: {vocab_size: 264, hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2,
-                  num_attention_heads: 4, num_key_value_heads: 2, head_dim: 32, eos_token_id: 258, pad_token_id: 256,
-                  rope_scaling: {rope_type: default, mrope_interleaved: true, mrope_section: [6, 5, 5]}}
-    vision_config: {depth: 2, hidden_size: 32, intermediate_size: 64, num_heads: 2, patch_size: 8,
-                    out_hidden_size: 64, num_position_embeddings: 64, deepstack_visual_indexes: [0]}
-    image_token_id: 262
-    video_token_id: 263
-    vision_start_token_id: 260
-    vision_end_token_id: 261
-parallelism: {dp_shard: 1, param_dtype: float32}
+{SEEING_MODEL}parallelism: {{dp_shard: 1, param_dtype: float32}}
 data:
-  train: [{path: chats.jsonl, format: messages}]
-  validation: [{path: chats.jsonl, format: messages, name: held_out, rows: [8, 16]}]
+  train: [{{path: chats.jsonl, format: messages}}]
+  validation: [{{path: chats.jsonl, format: messages, name: held_out, rows: [8, 16]}}]
   on_bad_sample: skip
   max_bad_ratio: 1.0
-stage: {seq_len: 256, packing: best_fit, packing_window: 8, micro_batch_size: 1, global_batch_size: 2, max_steps: 5,
-        optimizer: {lr: 1.0e-3}}
-logging: {sample_ids: true, trackers: []}
+stage: {{seq_len: 256, packing: best_fit, packing_window: 8, micro_batch_size: 1, global_batch_size: 2, max_steps: 5,
+        optimizer: {{lr: 1.0e-3}}}}
+logging: {{sample_ids: true, trackers: []}}
 """
 BAD = 5
 NUM_ROWS = 16
