@@ -22,6 +22,7 @@ from vlmforge.data.bad import BadSampleError
 from vlmforge.data.files import is_file, open_file, read_range, stamp
 from vlmforge.data.sources.base import RawRow, empty_file_error, read_head, unreadable_error
 from vlmforge.data.sources.index import Table, bytes_to_read, load_table
+from vlmforge.data.sources.tar_members import read_members
 from vlmforge.errors import DataError, Problem
 
 KEY = "__key__"
@@ -96,13 +97,10 @@ class TarRows:
         """The members of one sample."""
         row: dict[str, Any] = {}
         try:
-            with tarfile.open(fileobj=io.BytesIO(raw), mode="r:") as archive:
-                for member in archive:
-                    name = split_name(member) if member.isreg() else None
-                    if name is not None:
-                        file = archive.extractfile(member)
-                        assert file is not None, "a regular member has content"
-                        self._add(row, *name, file.read(), i)
+            for path, content in read_members(raw):
+                name = split_name(path)
+                if name is not None:
+                    self._add(row, *name, content, i)
         except (tarfile.TarError, EOFError) as error:
             raise self._error(i, f"the shard is damaged: {error}", "write the shard again") from None
         return row
@@ -121,10 +119,10 @@ class TarRows:
         return BadSampleError(Problem(what, self.locate(i), fix), "unreadable_row")
 
 
-def split_name(member: tarfile.TarInfo) -> tuple[str, str] | None:
-    """Key and extension of a member: `a/1.seg.png` is `a/1` and `seg.png`; None for what is no part of a sample."""
-    match = _NAME.fullmatch(member.name.removeprefix("./"))
-    if match is None or _META.match(member.name):
+def split_name(path: str) -> tuple[str, str] | None:
+    """Key and extension of a member by its name, or None: `a/1.seg.png` is `a/1` and `seg.png`."""
+    match = _NAME.fullmatch(path.removeprefix("./"))
+    if match is None or _META.match(path):
         return None
     return match[1], match[2].lower()
 
@@ -158,7 +156,7 @@ def _iterate_starts(path: str) -> Iterator[int]:
     try:
         with open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
-                name = split_name(member) if member.isreg() else None
+                name = split_name(member.name) if member.isreg() else None
                 if name is not None and name[0] != last:
                     last = name[0]
                     yield member.offset
