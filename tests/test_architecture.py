@@ -37,6 +37,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "datasets": ("data/sources",),
     "webdataset": ("data/sources",),
     "PIL": ("data/media.py",),
+    "av": ("data/film.py",),
     "torch.distributed": ("parallel", "checkpoint"),
 }
 

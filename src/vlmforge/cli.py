@@ -116,6 +116,7 @@ VERBS: Mapping[str, Verb] = {
             "recipe": RECIPE,
             "prompt": "a prompt, taken verbatim; may be given several times",
             "image": "a picture to ask about, before the prompt; may be given several times",
+            "video": "a film to ask about, in the same way",
             "input": "a JSONL file of prompts",
             "output": "the JSONL file of answers",
         },

@@ -1,4 +1,4 @@
-"""Pictures anywhere among the words of a conversation: every label stays on its token, every picture in its place."""
+"""Pictures and films anywhere among words: every label stays on its token, every picture in its place."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from vlmforge.config.chat_templates import CHAT_TEMPLATES
 from vlmforge.data.draw import draw_square
+from vlmforge.data.film import Film
 from vlmforge.data.media import Media
 from vlmforge.data.prompt import render_request
 from vlmforge.data.render import Renderer
@@ -31,10 +32,20 @@ class WidthRule:
     """A picture is as many tokens as it is pixels wide."""
 
     placeholder_id: int
+    num_frames: int = 2
+    frame_shrinks: int = 0
     tag_ids: frozenset[int] = frozenset()
 
     def measure(self, width, height):
         return Layout((self.placeholder_id,) * width, (1, 1, width))
+
+
+def media_of(part):
+    """The picture, or the first and last of a film."""
+    if part["type"] == "image":
+        return [part["image"]]
+    pictures = part["video"].pictures
+    return pictures if len(pictures) < 2 else (pictures[0], pictures[-1])
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +57,9 @@ def tokenizer():
 
 parts = st.one_of(
     st.sampled_from(sorted(PICTURES)).map(lambda width: {"type": "image", "image": PICTURES[width]}),
+    st.lists(st.sampled_from(sorted(PICTURES)), min_size=1, max_size=3).map(
+        lambda widths: {"type": "video", "video": Film("film", pictures=tuple(PICTURES[width] for width in widths))}
+    ),
     st.text("ab \n\u00e9", min_size=1, max_size=6).map(lambda text: {"type": "text", "text": text}),
 )
 questions = st.lists(parts, min_size=1, max_size=5).map(lambda found: ({"type": "text", "text": "q"}, *found))
@@ -68,7 +82,8 @@ def test_labels_and_pictures_keep_their_places(tokenizer, template, turns):
     sample = renderer.render(Sample(PLACE, messages=tuple(messages)))
     ids = sample.input_ids.tolist()
 
-    widths = [part["image"].read_size()[0] for asked, _ in turns for part in asked if part["type"] == "image"]
+    parts = [part for asked, _ in turns for part in asked if part["type"] != "text"]
+    widths = [media.read_size()[0] for part in parts for media in media_of(part)]
     assert [span.num_tokens for span in sample.images] == widths
     inside = {k for span in sample.images for k in range(span.start, span.stop)}
     assert {k for k, token in enumerate(ids) if token == rule.placeholder_id} == inside

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +17,10 @@ from transformers import AutoProcessor
 
 from vlmforge.config.schema import ImageConfig, ModelConfig
 from vlmforge.data.collate import collate
+from vlmforge.data.film import Film
 from vlmforge.data.images import make_image_tensors
 from vlmforge.data.media import Media
+from vlmforge.data.prompt import render_request
 from vlmforge.data.render import Renderer
 from vlmforge.data.sample import Place, RenderedSample, Sample
 from vlmforge.errors import ConfigError, DataError
@@ -186,6 +189,23 @@ def test_a_tokenizer_without_the_image_token_is_refused() -> None:
     model = ModelConfig(family="qwen3_vl", config=fields, init="random", tokenizer="builtin:bytes")
     with pytest.raises(ConfigError, match="image_token_id = 151655 is none of them"):
         build_image_rule(model, build_tokenizer(model))
+
+
+def test_the_frames_of_a_film_are_pictures(seeing: SimpleNamespace) -> None:
+    shots = [picture(300, 200 + k) for k in range(3)]
+    film = Film("film", pictures=tuple(shots))
+    asked = {"role": "user", "content": ({"type": "video", "video": film}, {"type": "text", "text": "What?"})}
+    answer = turn("assistant", "Three")
+    sample = render(seeing, asked, answer, labels="assistant", seq_len=4096)
+    tiles = seeing.rule.__class__.__name__ == "TileRule"
+    assert len(sample.images) == 3
+    assert all(span.grid == (1, 1, 1) for span in sample.images) is tiles
+    tensors = make_image_tensors([sample], seeing.rule)
+    alone = [make_image_tensors([replace(sample, images=(span,))], seeing.rule) for span in sample.images]
+    assert torch.equal(tensors.pixel_values, torch.cat([one.pixel_values for one in alone]))
+    prompt = render_request([asked], seeing.tokenizer, seeing.rule, Place("s", 0, "x"))
+    assert sample.input_ids[: len(prompt.ids)].tolist() == list(prompt.ids)
+    assert [span.grid for span in prompt.images] == [span.grid for span in sample.images]
 
 
 def test_pictures_that_do_not_fit_are_shrunk_until_they_do(seeing: SimpleNamespace) -> None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 import yaml
+from tests.support.films import make_film
 from tests.support.runs import metrics, sample_ids
 
 from vlmforge.cli import main
@@ -22,6 +23,8 @@ TINY = ["recipe=qwen3_vl_2b/sft", "scale=tiny", "logging.sample_ids=true", "logg
 WHOLE = ["stage.max_steps=null", "stage.max_epochs=1"]
 SHARDS = "{path:'shots-{0..1}.tar',format:captioning,name:shots,columns:{image:'jpg;png',caption:json.caption}}"
 VERL = "{path:verl.parquet,format:messages,name:verl}"
+FILMS = "{path:films.tar,format:video_qa,columns:{video:mp4,context:json.question,answers:json.answers}}"
+TALK = "{path:films.jsonl,format:messages,name:talk}"
 TABLE = "{path:table.csv,format:captioning,name:table,media_root:pictures}"
 
 
@@ -80,10 +83,29 @@ def write_prepared(folder: Path) -> None:
     (folder / "blend.yaml").write_text(yaml.safe_dump(head | {"splits": {"train": {"blend": blend}}}))
 
 
+def write_films(folder: Path) -> None:
+    """Films in a shard as energon's VidQA has them, and conversations about films in files and in single frames."""
+    film = make_film()
+    with webdataset.TarWriter(str(folder / "films.tar")) as writer:
+        for k in range(4):
+            writer.write({"__key__": f"{k:03d}", "mp4": film, "json": {"question": "What?", "answers": [f"Film {k}"]}})
+    (folder / "film.mp4").write_bytes(film)
+    (folder / "film.png").write_bytes(draw_picture(1))
+    videos = ["film.mp4", ["film.png", "film.png", "film.png"]]
+    rows = [
+        {
+            "messages": [{"role": "user", "content": "<video>What?"}, {"role": "assistant", "content": "It"}],
+            "videos": [v],
+        }
+        for v in videos
+    ]
+    (folder / "films.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
-    for write in (write_shards, write_verl, write_table, write_prepared):
+    for write in (write_shards, write_verl, write_table, write_prepared, write_films):
         write(folder)
     return folder
 
@@ -132,3 +154,20 @@ def test_an_energon_blend_over_prepared_shards_is_trained_on(inside: Path) -> No
     assert main(["train", *TINY, "data.train=blend.yaml", "run.name=energon"]) == 0
     assert len(metrics(inside / "runs/energon")) == 3
     assert all(name.startswith("prepared") for step in sample_ids(inside / "runs/energon") for name in step)
+
+
+@pytest.mark.parametrize("model", ["qwen3_vl_2b", "internvl3_1b"])
+def test_films_are_trained_on(model: str, inside: Path) -> None:
+    words = [f"data.train=[{FILMS},{TALK}]", f"model={model}", "model.image.num_frames=3", f"run.name={model}"]
+    assert main(["train", *TINY, *WHOLE, *words]) == 0
+    run = inside / "runs" / model
+    names = {name for step in sample_ids(run) for name in step}
+    assert names == {*(f"films#{k}" for k in range(4)), "talk#0", "talk#1"}
+
+
+def test_what_the_model_cannot_see_is_refused_before_the_run(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (inside / "bad.jsonl").write_text((inside / "films.jsonl").read_text().replace("film.mp4", "films.jsonl"))
+    assert main(["validate", *TINY, f"data.train=[{TALK.replace('films', 'bad')}]"]) == 3
+    assert "the file is no picture that can be read" in capsys.readouterr().err
+    assert main(["validate", "recipe=quickstart", f"data.train=[{TALK}]"]) == 3
+    assert "the sample has images, and the model takes text only" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from vlmforge.config.facts import Facts
 from vlmforge.config.origins import Origins
 from vlmforge.config.recipes import installed_folder
 from vlmforge.config.rules import machine
+from vlmforge.config.rules.finding import Subject
 from vlmforge.config.rules.stage import check_sampling
 from vlmforge.config.schema import Config
 from vlmforge.data.formats import FORMATS
@@ -84,7 +85,7 @@ def load_config(
             RULES + (machine.RULES if runs_here and is_local(config, world_size) else ()),
         ),
     ]
-    data_problems = _check_data(config, composed.origins) if with_data else []
+    data_problems = _check_data(Subject(config, composed.origins, facts)) if with_data else []
     if problems:
         raise ConfigError(_without_repeats([*problems, *data_problems]))
     if data_problems:
@@ -134,11 +135,13 @@ def _torchrun_world_size(environ: Mapping[str, str]) -> int | None:
     return int(given) if given.isdigit() and int(given) > 0 else None
 
 
-def _check_data(config: Config, origins: Origins) -> list[Problem]:
+def _check_data(subject: Subject) -> list[Problem]:
     """Gate 2: files and columns; imported late because it reads parquet files with pyarrow."""
     from vlmforge.data.check import check_data
 
-    return check_data(config, origins)
+    shape = subject.shape()
+    family = subject.facts.families.get(shape.family or "") if shape is not None else None
+    return check_data(subject.config, subject.origins, sees=family is None or bool(family.image_keys))
 
 
 def _without_repeats(problems: list[Problem]) -> list[Problem]:

@@ -42,12 +42,14 @@ def run(request: Request) -> int:
         model = request.one("checkpoint") or request.required("recipe", "quickstart")
         _answer_file(config, loaded, model, Path(request.required("input", "in.jsonl")), request.one("output"))
     else:
-        _answer_prompts(config, loaded, request.all("prompt"), request.all("image"))
+        _answer_prompts(config, loaded, request.all("prompt"), request.all("image"), request.all("video"))
     return EXIT_OK
 
 
 def _check_arguments(request: Request) -> None:
-    given = {name for name in ("checkpoint", "recipe", "prompt", "image", "input", "output") if request.all(name)}
+    given = {
+        name for name in ("checkpoint", "recipe", "prompt", "image", "video", "input", "output") if request.all(name)
+    }
     rules = (
         (
             len(given & {"checkpoint", "recipe"}) == 1,
@@ -60,6 +62,7 @@ def _check_arguments(request: Request) -> None:
             "add prompt=Hello, or input=prompts.jsonl output=answers.jsonl",
         ),
         ("image" not in given or "prompt" in given, "image has no effect without prompt", "prompt='What is this?'"),
+        ("video" not in given or "prompt" in given, "video has no effect without prompt", "prompt='What is this?'"),
         ("output" not in given or "input" in given, "output has no effect without input", "add input=prompts.jsonl"),
         ("input" not in given or "output" in given, "input needs an output", "add output=answers.jsonl"),
         (all(request.all("prompt")), "a prompt is empty", "prompt=Hello"),
@@ -109,14 +112,17 @@ def _load(request: Request) -> tuple[Config, LoadedModel]:
     return config, load_checkpoint(checkpoint, config, pick_device(config.launch.device))
 
 
-def _answer_prompts(config: Config, loaded: LoadedModel, prompts: list[str], images: list[str]) -> None:
+def _answer_prompts(
+    config: Config, loaded: LoadedModel, prompts: list[str], images: list[str], videos: list[str]
+) -> None:
     from vlmforge.data.prompt import render_request
     from vlmforge.generate.engine import build_streamer, generate_texts
     from vlmforge.generate.prompts import ASKED, as_messages
 
     settings = config.stage.generation
     ids = [
-        render_request(as_messages(prompt, images), loaded.tokenizer, loaded.image_rule, ASKED) for prompt in prompts
+        render_request(as_messages(prompt, images, ASKED, videos), loaded.tokenizer, loaded.image_rule, ASKED)
+        for prompt in prompts
     ]
     if len(prompts) == 1 and sys.stdout.isatty():
         list(generate_texts(loaded, ids, settings, build_streamer(loaded)))

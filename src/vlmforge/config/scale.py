@@ -30,6 +30,7 @@ TINY_MODEL: Mapping[str, Any] = {
 }
 # A picture of any size becomes a handful of tokens.
 TINY_IMAGE: Mapping[str, int] = {"min_pixels": 16 * 16, "max_pixels": 64 * 64, "max_tiles": 2}
+TINY_FRAMES = 2
 TINY_MESH: Mapping[str, Any] = {name: 1 for name in ("dp_replicate", "dp_shard", "tp", "cp", "ep", "pp")}
 TINY_STAGE: Mapping[str, Any] = {
     "micro_batch_size": 1,
@@ -129,6 +130,8 @@ def _shrink_model(tiny: _Writer, families: Mapping[str, FamilyFacts]) -> None:
         tiny.update("model", {"kernels": "torch"})
     if family is not None:
         tiny.update("model.image", {name: TINY_IMAGE[name] for name in family.image_keys})
+        if family.image_keys:
+            tiny.update("model.image", {"num_frames": TINY_FRAMES})
     shape = tiny.section("model.config")
     if family is None or shape is None:
         return

@@ -49,6 +49,12 @@ class ImageConfig:
         minimum=1,
         example=6,
     )
+    num_frames: int = key(
+        8,
+        "Frames taken of a film, evenly spaced from its first to its last; each is a picture (InternVL: one tile).",
+        minimum=1,
+        example=32,
+    )
 
 
 @dataclass(frozen=True)

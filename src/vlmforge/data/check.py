@@ -22,7 +22,7 @@ from vlmforge.data.leaves import Group, Leaf
 from vlmforge.data.locations import FILE_SUFFIXES, Kind, classify_path, expand_paths
 from vlmforge.data.mixture import name_leaves
 from vlmforge.data.prompts import Prompts, load_prompts
-from vlmforge.data.sample import Sample
+from vlmforge.data.sample import TAKES_TEXT_ONLY, Sample
 from vlmforge.data.sources import ENERGON, Source, build_reading, open_parts, open_source, rows_problem
 from vlmforge.data.sources.base import RawRow, Rows
 from vlmforge.data.sources.parquet import list_schema_paths
@@ -34,12 +34,13 @@ from vlmforge.errors import DataError, Problem, nearest, one_of
 _NUM_FIRST_ROWS = 4
 
 
-def check_data(config: Config, origins: Mapping[str, str]) -> list[Problem]:
+def check_data(config: Config, origins: Mapping[str, str], *, sees: bool = True) -> list[Problem]:
     """Every problem of the data files.
 
     Args:
         config: the recipe; sources whose path or format gate 1 refuses are passed over.
         origins: dotted path to where it was said, such as `data.train.0.path`.
+        sees: whether the model takes pictures, or may.
     """
     builder = BlendBuilder()
     problems: list[Problem] = []
@@ -52,7 +53,7 @@ def check_data(config: Config, origins: Mapping[str, str]) -> list[Problem]:
         group = builder.build(config.data, blend)
         for leaf, name in name_leaves(group):
             if leaf.source.path and leaf.source.format in FORMATS:
-                problems.extend(_LeafCheck(leaf, name, origins, config.data.on_bad_sample, prompts).problems())
+                problems.extend(_LeafCheck(leaf, name, origins, config.data.on_bad_sample, prompts, sees).problems())
         if blend == "train":
             problems.extend(_check_file_order(config, group, origins))
     return [*(_name_origin(problem, origins) for problem in builder.problems), *problems]
@@ -85,7 +86,15 @@ def _check_file_order(config: Config, group: Group, origins: Mapping[str, str]) 
 class _LeafCheck:
     """The checks of one source."""
 
-    def __init__(self, leaf: Leaf, name: str, origins: Mapping[str, str], on_bad_sample: str, prompts: Prompts) -> None:
+    def __init__(
+        self,
+        leaf: Leaf,
+        name: str,
+        origins: Mapping[str, str],
+        on_bad_sample: str,
+        prompts: Prompts,
+        sees: bool,
+    ) -> None:
         """Take the source and its name."""
         self._leaf = leaf
         self._source = leaf.source
@@ -95,6 +104,7 @@ class _LeafCheck:
         self._origins = origins
         self._on_bad_sample = on_bad_sample
         self._prompts = prompts
+        self._sees = sees
 
     def problems(self) -> list[Problem]:
         """All of them; what rests on a file that is not there is not looked at."""
@@ -204,7 +214,10 @@ class _LeafCheck:
         found: list[Problem] = []
         for parse in first:
             try:
-                for media in parse().media():
+                sample = parse()
+                for media in sample.media():
+                    if not self._sees:
+                        raise sample.place.error(*TAKES_TEXT_ONLY)
                     media.read_size()
             except DataError as error:
                 found.extend(self._join_where(problem, "format") for problem in error.problems)

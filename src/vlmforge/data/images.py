@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from itertools import groupby
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from vlmforge.data.film import Frame, decode_all
 from vlmforge.data.media import Media
 from vlmforge.data.sample import ImageSpan, RenderedSample
 
@@ -71,6 +72,16 @@ class ImageRule(Protocol):
         ...
 
     @property
+    def num_frames(self) -> int:
+        """Frames taken of a film, each of which is a picture."""
+        ...
+
+    @property
+    def frame_shrinks(self) -> int:
+        """How often `shrink` is applied for a frame of a film, whatever its sample's length."""
+        ...
+
+    @property
     def tag_ids(self) -> frozenset[int]:
         """Tokens around a picture, which are cut off with it."""
         ...
@@ -100,12 +111,19 @@ class ImageRule(Protocol):
         ...
 
 
+class Measured(NamedTuple):
+    """A picture, what it becomes, and how often the rule was shrunk that says so."""
+
+    media: Media | Frame
+    layout: ImageLayout
+    num_shrinks: int
+
+
 def expand_images(
     ids: Sequence[int],
     is_label: Sequence[bool],
     placeholder_id: int,
-    pictures: Sequence[tuple[Media, ImageLayout]],
-    num_shrinks: int = 0,
+    pictures: Sequence[Measured],
 ) -> tuple[list[int], list[bool], tuple[ImageSpan, ...]]:
     """Put each picture's tokens in the place of its placeholder; they are never trained.
 
@@ -114,13 +132,12 @@ def expand_images(
         is_label: of the same length.
         placeholder_id: the placeholder.
         pictures: in order, with what each becomes.
-        num_shrinks: how often the rule was shrunk that says so.
     """
     new_ids: list[int] = []
     new_labels: list[bool] = []
     spans: list[ImageSpan] = []
     at = 0
-    for media, layout in pictures:
+    for media, layout, num_shrinks in pictures:
         place = ids.index(placeholder_id, at)
         new_ids += ids[at:place]
         new_labels += is_label[at:place]
@@ -145,16 +162,24 @@ def make_image_tensors(samples: Sequence[RenderedSample], rule: ImageRule) -> Im
     Raises:
         DataError: a picture cannot be decoded.
     """
-    spans = [span for sample in samples for span in sample.images]
+    return make_span_tensors([span for sample in samples for span in sample.images], rule)
+
+
+def make_span_tensors(spans: Sequence[ImageSpan], rule: ImageRule) -> ImageTensors | None:
+    """The pixels of some pictures, in order; None if there are none.
+
+    Raises:
+        DataError: a picture cannot be decoded.
+    """
     if not spans:
         return None
     runs = [list(run) for _, run in groupby(spans, key=lambda span: span.num_shrinks)]
     return reduce(
-        lambda first, more: first.join(more), [_make_run(run, _shrink(rule, run[0].num_shrinks)) for run in runs]
+        lambda first, more: first.join(more), [_make_run(run, shrink(rule, run[0].num_shrinks)) for run in runs]
     )
 
 
-def _shrink(rule: ImageRule, times: int) -> ImageRule:
+def shrink(rule: ImageRule, times: int) -> ImageRule:
     """A rule shrunk so many times."""
     for _ in range(times):
         smaller = rule.shrink()
@@ -175,4 +200,4 @@ def list_rules(rule: ImageRule) -> list[ImageRule]:
 
 def _make_run(spans: Sequence[ImageSpan], rule: ImageRule) -> ImageTensors:
     """The pixels of pictures that the same rule holds for."""
-    return rule.make_tensors([span.media.decode() for span in spans], [span.grid for span in spans])
+    return rule.make_tensors(decode_all([span.media for span in spans]), [span.grid for span in spans])

@@ -1,6 +1,6 @@
-"""Pictures and films: where their bytes are, how large they are, and what they show.
+"""Pictures: where their bytes are, how large they are, and what they show. Films are the matter of `film.py`.
 
-The only file that decodes anything. What it opens comes from data, which is not trusted: only plain picture formats
+The only file that decodes them. What it opens comes from data, which is not trusted: only plain picture formats
 are read, a header that promises more pixels than a screen has is refused before a pixel is made, and an address on
 the network is fetched only where the recipe says so.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -42,7 +42,7 @@ _PIL_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError,
 
 @dataclass(frozen=True)
 class Media:
-    """One picture or film of a sample: exactly one of `data` and `path`.
+    """One picture of a sample, or the file of a film: exactly one of `data` and `path`.
 
     Attributes:
         data: the file's bytes.
@@ -78,7 +78,38 @@ class Media:
                 image.load()
                 return _to_rgb(ImageOps.exif_transpose(image) if is_turned else image)
             except _PIL_ERRORS as error:
-                raise self._error(f"the picture cannot be decoded: {error}", _REPLACE, "undecodable_image") from None
+                raise self.error(f"the picture cannot be decoded: {error}", REPLACE, "undecodable_image") from None
+
+    def count_frames(self) -> int:
+        """Pictures in the file, of which an animation has several.
+
+        Raises:
+            DataError: as `read_size`.
+        """
+        with self._open() as image:
+            try:
+                return getattr(image, "n_frames", 1)
+            except _PIL_ERRORS as error:
+                raise self.error(f"the film cannot be read: {error}", REPLACE, "undecodable_image") from None
+
+    def decode_frames(self, numbers: Sequence[int]) -> list[Image]:
+        """Some of these pictures, as `decode`.
+
+        Args:
+            numbers: counted from 0, ascending.
+
+        Raises:
+            DataError: as `decode`.
+        """
+        frames: list[Image] = []
+        with self._open() as image:
+            try:
+                for number in numbers:
+                    image.seek(number)
+                    frames.append(_to_rgb(image.copy()))
+            except _PIL_ERRORS as error:
+                raise self.error(f"the film cannot be decoded: {error}", REPLACE, "undecodable_image") from None
+        return frames
 
     def read_bytes(self) -> bytes:
         """The whole file.
@@ -86,7 +117,7 @@ class Media:
         Raises:
             DataError: it is missing, or absurdly large.
         """
-        with self._open_file() as file:
+        with self.open_file() as file:
             return file.read()
 
     @contextmanager
@@ -94,28 +125,30 @@ class Media:
         """The picture with its header read and judged, its pixels not made."""
         from PIL import Image
 
-        with self._open_file() as file:
+        with self.open_file() as file:
             try:
                 image = Image.open(file, formats=_FORMATS)
             except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-                raise self._error(
-                    f"the picture has more than {MAX_PIXELS} pixels", _SHRINK, "oversized_image"
-                ) from None
+                raise self.error(f"the picture has more than {MAX_PIXELS} pixels", SHRINK, "oversized_image") from None
             except _PIL_ERRORS:
                 formats = ", ".join(_FORMATS)
                 what = f"the file is no picture that can be read ({formats})"
-                raise self._error(what, _REPLACE, "undecodable_image") from None
+                raise self.error(what, REPLACE, "undecodable_image") from None
             width, height = image.size
             if width * height > MAX_PIXELS:
                 what = f"the picture has {width} x {height} pixels, more than {MAX_PIXELS}"
-                raise self._error(what, _SHRINK, "oversized_image")
+                raise self.error(what, SHRINK, "oversized_image")
             if width < 1 or height < 1:
-                raise self._error(f"the picture has {width} x {height} pixels", _REPLACE, "undecodable_image")
+                raise self.error(f"the picture has {width} x {height} pixels", REPLACE, "undecodable_image")
             yield image
 
     @contextmanager
-    def _open_file(self) -> Iterator[IO[bytes]]:
-        """The file, open for reading; what it costs is known before it is read."""
+    def open_file(self) -> Iterator[IO[bytes]]:
+        """The file, open for reading; what it costs is known before it is read.
+
+        Raises:
+            DataError: it is missing, or absurdly large.
+        """
         if self.data is not None:
             self._check_bytes(len(self.data))
             yield BytesIO(self.data)
@@ -127,20 +160,21 @@ class Media:
                 file.seek(0)
                 yield file
         except FileNotFoundError:
-            raise self._error(f"file {self.path} does not exist", _ROOT, "missing_file") from None
+            raise self.error(f"file {self.path} does not exist", _ROOT, "missing_file") from None
         except (OSError, ValueError, ImportError) as error:
-            raise self._error(f"file {self.path} cannot be read: {error}", _ROOT, "missing_file") from None
+            raise self.error(f"file {self.path} cannot be read: {error}", _ROOT, "missing_file") from None
 
     def _check_bytes(self, num_bytes: int) -> None:
         if num_bytes > MAX_BYTES:
-            raise self._error(f"the file has {num_bytes} bytes, more than {MAX_BYTES}", _SHRINK, "oversized_image")
+            raise self.error(f"the file has {num_bytes} bytes, more than {MAX_BYTES}", SHRINK, "oversized_image")
 
-    def _error(self, what: str, fix: str, kind: BadKind) -> BadSampleError:
+    def error(self, what: str, fix: str, kind: BadKind) -> BadSampleError:
+        """What is wrong with it, with its name."""
         return BadSampleError(Problem(what, self.name, fix), kind)
 
 
-_REPLACE = "replace the file, or leave such samples out with  data.on_bad_sample=skip"
-_SHRINK = "scale it down, or leave such samples out with  data.on_bad_sample=skip"
+REPLACE = "replace the file, or leave such samples out with  data.on_bad_sample=skip"
+SHRINK = "scale it down, or leave such samples out with  data.on_bad_sample=skip"
 _ROOT = "mend the path (media_root of the source says where relative ones start), or data.on_bad_sample=skip"
 
 

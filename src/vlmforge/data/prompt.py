@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vlmforge.data.film import unroll_films
 from vlmforge.data.images import ImageRule, expand_images
 from vlmforge.data.render import measure_pictures, render_prompt
 from vlmforge.data.sample import ImageSpan, Message, Place, content_media
@@ -46,6 +47,8 @@ def render_request(
     Raises:
         DataError: the template cannot render the turns, or a picture is wrong or not taken.
     """
+    if image_rule is not None:
+        messages = unroll_films(messages, image_rule.num_frames)
     ids = render_prompt(messages, tokenizer, tools)
     media = [medium for turn in messages for medium in content_media(turn["content"])]
     if image_rule is None:

@@ -12,17 +12,20 @@ otherwise.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from vlmforge.config.schema import Config
 from vlmforge.data.bad import BadSampleError
-from vlmforge.data.images import ImageLayout, ImageRule, expand_images, fit_length, list_rules
+from vlmforge.data.encode import Encoder
+from vlmforge.data.film import Film, Frame, unroll_films
+from vlmforge.data.images import ImageRule, Measured, expand_images, fit_length, list_rules, shrink
 from vlmforge.data.media import Media
-from vlmforge.data.sample import ImageSpan, Message, Place, RenderedSample, Sample
+from vlmforge.data.sample import TAKES_TEXT_ONLY, ImageSpan, Message, Place, RenderedSample, Sample
 from vlmforge.data.template import (
     TemplateError,
     find_end_marker,
@@ -45,14 +48,6 @@ class TooLongError(BadSampleError):
     def __init__(self, problem: Problem) -> None:
         """Of its own kind, which `data.on_too_long` decides about."""
         super().__init__(problem, "too_long")
-
-
-@dataclass(frozen=True)
-class _Encoding:
-    """Tokens with the place of each in the text."""
-
-    ids: list[int]
-    starts: list[int]
 
 
 class Renderer:
@@ -82,11 +77,12 @@ class Renderer:
             DataError: the chat template writes no end marker after an assistant turn.
         """
         self._tokenizer = tokenizer
+        self._encoder = Encoder(tokenizer)
         self._labels = labels
         self._seq_len = seq_len
         self._is_truncating = is_truncating
         self._image_rule = image_rule
-        self._smaller_rules = list_rules(image_rule)[1:] if image_rule is not None and is_shrinking else []
+        self._max_shrinks = len(list_rules(image_rule)) - 1 if image_rule is not None and is_shrinking else 0
         self._marker_ids = marker_ids(tokenizer)
         if tokenizer.chat_template and labels == "assistant":
             require_end_marker(tokenizer)
@@ -98,6 +94,8 @@ class Renderer:
             TooLongError: it is longer than `seq_len` and may not be cut.
             DataError: the template cannot render it, or no token of it is trained.
         """
+        if self._image_rule is not None and sample.messages is not None:
+            sample = replace(sample, messages=unroll_films(sample.messages, self._image_rule.num_frames))
         ids, is_label = self._tokenize(sample)
         if self._labels == "all":
             is_label = [True] * len(ids)
@@ -129,18 +127,15 @@ class Renderer:
         media, rule = sample.media(), self._image_rule
         if rule is None:
             if media:
-                raise sample.place.error(
-                    "the sample has images, and the model takes text only",
-                    "choose a model that sees (model=qwen3_vl_2b), or leave the images out",
-                )
+                raise sample.place.error(*TAKES_TEXT_ONLY)
             return ids, is_label, ()
         pictures = measure_pictures(media, ids, rule, sample.place)
         expanded = expand_images(ids, is_label, rule.placeholder_id, pictures)
-        for number, smaller in enumerate(self._smaller_rules if media else (), 1):
+        for number in range(1, self._max_shrinks + 1 if media else 0):
             if len(expanded[0]) <= self._seq_len:
                 break
-            pictures = measure_pictures(media, ids, smaller, sample.place)
-            expanded = expand_images(ids, is_label, rule.placeholder_id, pictures, number)
+            pictures = measure_pictures(media, ids, rule, sample.place, number)
+            expanded = expand_images(ids, is_label, rule.placeholder_id, pictures)
         return expanded
 
     def _tokenize(self, sample: Sample) -> tuple[list[int], list[bool]]:
@@ -167,7 +162,7 @@ class Renderer:
     def _tokenize_pair(self, prompt: str, response: str, place: Place) -> tuple[list[int], list[bool]]:
         """Prompt, response, eos: what a base model without a chat template is trained on."""
         eos = self._require_eos(place)
-        encoding, (start,) = _encode_turns(self._tokenizer, prompt + response, [len(prompt)], is_template=False)
+        encoding, (start,) = self._encoder.encode_turns(prompt + response, [len(prompt)], is_template=False)
         ids = [*encoding.ids, eos]
         return ids, [k >= start for k in range(len(ids))]
 
@@ -178,13 +173,11 @@ class Renderer:
         except TemplateError as error:
             raise sample.place.error(error.what, error.fix, "unrenderable") from None
         starts = [start for start, _ in turns.spans]
-        encoding, first_tokens = _encode_turns(self._tokenizer, turns.text, starts)
+        encoding, first_tokens = self._encoder.encode_turns(turns.text, starts)
         is_label = [False] * len(encoding.ids)
         for (_, end), first in zip(turns.spans, first_tokens, strict=True):
-            last = first
-            while last < len(encoding.ids) and encoding.starts[last] < end:
-                is_label[last] = True
-                last += 1
+            last = bisect_left(encoding.starts, end, lo=first)
+            is_label[first:last] = [True] * (last - first)
             marker_end = len(turns.text[:end].rstrip())
             marker = next(k for k in reversed(range(last)) if encoding.starts[k] < marker_end)
             if self._labels == "assistant" and encoding.ids[marker] not in self._marker_ids:
@@ -219,9 +212,16 @@ def build_renderer(config: Config, tokenizer: PreTrainedTokenizerBase, image_rul
 
 
 def measure_pictures(
-    media: Sequence[Media], ids: Sequence[int], rule: ImageRule, place: Place
-) -> list[tuple[Media, ImageLayout]]:
+    media: Sequence[Media | Film | Frame], ids: Sequence[int], rule: ImageRule, place: Place, num_shrinks: int = 0
+) -> list[Measured]:
     """The pictures of a text with what each becomes, from their headers alone.
+
+    Args:
+        media: the pictures; films have become theirs before.
+        ids: the text with one placeholder for each.
+        rule: how the model sees them.
+        place: where the sample is.
+        num_shrinks: how often the rule is shrunk; frames of films have their own least number.
 
     Raises:
         DataError: a picture cannot be measured, or the text has more or fewer placeholders than there are pictures.
@@ -232,11 +232,13 @@ def measure_pictures(
             f"the text has {found} image placeholders for {len(media)} images",
             "use a chat template that writes one for each image, and do not spell the placeholder in the text",
         )
-    pictures: list[tuple[Media, ImageLayout]] = []
+    pictures: list[Measured] = []
     for one in media:
+        assert not isinstance(one, Film), "a film that was not unrolled"
         width, height = one.read_size()
+        shrinks = max(num_shrinks, rule.frame_shrinks) if isinstance(one, Frame) else num_shrinks
         try:
-            pictures.append((one, rule.measure(width, height)))
+            pictures.append(Measured(one, shrink(rule, shrinks).measure(width, height), shrinks))
         except ValueError as error:
             raise place.error(
                 f"{one.name}: a picture of {width} x {height} pixels is not taken: {error}",
@@ -264,56 +266,15 @@ def render_prompt(
         if tokenizer.chat_template:
             turns = render_prompt_turns(tokenizer, messages, tools)
             starts = [*(start for start, _ in turns.spans), len(turns.text)]
-            return _encode_turns(tokenizer, turns.text, starts)[0].ids
+            return Encoder(tokenizer).encode_turns(turns.text, starts)[0].ids
         if len(messages) == 1:
             text = str(messages[0]["content"])
-            return _encode(tokenizer, text, 0, is_template=False).ids
+            return Encoder(tokenizer).encode(text, 0, is_template=False).ids
         raise TemplateError(
             "the tokenizer has no chat template for several turns", "model.chat_template=builtin:chatml"
         )
     except TemplateError as error:
         raise DataError(Problem(error.what, "the prompt", error.fix)) from None
-
-
-def _encode_turns(
-    tokenizer: PreTrainedTokenizerBase, text: str, starts: Sequence[int], *, is_template: bool = True
-) -> tuple[_Encoding, list[int]]:
-    """Tokenize a text so that everything before each start has the ids it would have alone.
-
-    Args:
-        tokenizer: a fast tokenizer.
-        text: the text.
-        starts: characters at which a turn to generate starts, ascending.
-        is_template: the text comes from a chat template, which writes BOS itself.
-
-    Returns:
-        The tokens, and for each start the number of tokens before it.
-    """
-    first_tokens: list[int] = []
-    done, cut = _Encoding([], []), 0  # the tokens of text[:cut], which are settled
-
-    def extend(stop: int) -> _Encoding:
-        tail = _encode(tokenizer, text[cut:stop], cut, is_template=is_template)
-        return _Encoding(done.ids + tail.ids, done.starts + tail.starts)
-
-    whole = extend(len(text))
-    for start in starts:
-        head = whole if start == len(text) else extend(start)
-        if whole.ids[: len(head.ids)] != head.ids:
-            done, cut = head, start
-            whole = extend(len(text))
-        first_tokens.append(len(head.ids))
-    return whole, first_tokens
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str, offset: int, *, is_template: bool) -> _Encoding:
-    """Tokens of a piece of text that starts at character `offset`; BOS only outside templates, eos never."""
-    add_special_tokens = offset == 0 and not is_template
-    tokens = tokenizer(text, add_special_tokens=add_special_tokens, return_offsets_mapping=True)
-    ids, starts = list(tokens["input_ids"]), [offset + start for start, _ in tokens["offset_mapping"]]
-    if add_special_tokens and ids and ids[-1] == tokenizer.eos_token_id:
-        ids, starts = ids[:-1], starts[:-1]
-    return _Encoding(ids, starts)
 
 
 def _too_long_problem(place: Place, num_tokens: int, seq_len: int, *, has_images: bool) -> Problem:

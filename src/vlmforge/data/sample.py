@@ -16,12 +16,19 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmforge.data.bad import BadKind, BadSampleError, format_sample_id
+from vlmforge.data.film import Film, Frame
 from vlmforge.data.media import Media
 from vlmforge.errors import Problem
 
+# What is wrong, and what helps.
+TAKES_TEXT_ONLY = (
+    "the sample has images, and the model takes text only",
+    "choose a model that sees (model=qwen3_vl_2b), or leave the images out",
+)
+
 Message = Mapping[str, Any]
 # A turn's content: a string, or, where it has images or videos, its parts in order:
-# {"type": "text", "text": str}, {"type": "image", "image": Media}, {"type": "video", "video": Media}.
+# {"type": "text", "text": str}, {"type": "image", "image": Media}, {"type": "video", "video": Film}.
 Content = str | tuple[Mapping[str, Any], ...]
 
 
@@ -64,7 +71,7 @@ def content_text(content: Content) -> str:
     return "".join(part["text"] for part in content if part["type"] == "text")
 
 
-def content_media(content: Content) -> list[Media]:
+def content_media(content: Content) -> list[Media | Film | Frame]:
     """The images and videos of a turn's content, in order."""
     if isinstance(content, str):
         return []
@@ -104,7 +111,7 @@ class Sample:
             return None
         return ({"role": "user", "content": self.prompt}, {"role": "assistant", "content": self.response})
 
-    def media(self) -> list[Media]:
+    def media(self) -> list[Media | Film | Frame]:
         """The images and videos of all turns, in order."""
         return [media for turn in self.conversation() or () for media in content_media(turn["content"])]
 
@@ -132,14 +139,14 @@ class ImageSpan:
         start: first of its tokens.
         num_tokens: how many it has, tags of its own included.
         grid: what the model's rule says of its shape; see `ImageLayout`.
-        media: where it is.
+        media: where it is; a frame where it is a film's.
         num_shrinks: how often the rule's budget was made smaller for it; see `data.shrink_images`.
     """
 
     start: int
     num_tokens: int
     grid: tuple[int, int, int]
-    media: Media
+    media: Media | Frame
     num_shrinks: int = 0
 
     @property

@@ -10,6 +10,7 @@ from transformers import GenerationConfig as HfGenerationConfig
 from transformers import TextStreamer
 
 from vlmforge.config.schema import GenerationConfig
+from vlmforge.data.images import make_span_tensors
 from vlmforge.data.prompt import Prompt
 from vlmforge.errors import DataError, Problem
 from vlmforge.generate.load import LoadedModel
@@ -75,8 +76,9 @@ def _image_inputs(loaded: LoadedModel, prompts: Sequence[Prompt], input_ids: tor
     if not spans:
         return {}
     assert loaded.image_rule is not None, "pictures for a model that takes none"
-    images = loaded.image_rule.make_tensors([span.media.decode() for span in spans], [span.grid for span in spans])
-    images = images.to(loaded.model.device)
+    made = make_span_tensors(spans, loaded.image_rule)
+    assert made is not None, "there are pictures"
+    images = made.to(loaded.model.device)
     inputs = {"pixel_values": images.pixel_values}
     if images.image_grid_thw is not None:
         # Positions in three parts are made from which tokens are a picture's.

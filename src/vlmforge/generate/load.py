@@ -215,7 +215,7 @@ def _load_folder(
     rule = None
     if auto_class(shape) is AutoModelForImageTextToText:
         processor = build_image_processor(ModelConfig(pretrained=str(folder if has_processor else base)), shape)
-        rule = derive_image_rule(shape, processor, tokenizer)
+        rule = derive_image_rule(shape, processor, tokenizer, ModelConfig().image.num_frames)
     return model, tokenizer, rule
 
 

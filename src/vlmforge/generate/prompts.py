@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmforge.data.formats.messages import MESSAGES
-from vlmforge.data.media import open_media
+from vlmforge.data.formats.turns import list_values, open_part
 from vlmforge.data.sample import Message, Place
 from vlmforge.errors import DataError, Problem
 from vlmforge.observe.files import write_json
@@ -35,20 +35,26 @@ class PromptRow:
     place: Place
 
 
-def as_messages(prompt: str, images: Sequence[Any] = (), place: Place = ASKED) -> tuple[Message, ...]:
-    """A prompt as a user's turn, after its images if there are any.
+def as_messages(
+    prompt: str, images: Sequence[Any] = (), place: Place = ASKED, videos: Sequence[Any] = ()
+) -> tuple[Message, ...]:
+    """A prompt as a user's turn, after its images and films if there are any.
 
     Raises:
-        DataError: an image is neither a path nor an address that may be fetched.
+        DataError: one is neither a path nor an address that may be fetched.
     """
-    if not images:
+    if not images and not videos:
         return ({"role": "user", "content": prompt},)
-    parts = [{"type": "image", "image": open_media(image, place, f"image {n}")} for n, image in enumerate(images, 1)]
+    parts = [
+        open_part(kind, value, place, f"{kind} {n}")
+        for kind, values in (("image", images), ("video", videos))
+        for n, value in enumerate(values, 1)
+    ]
     return ({"role": "user", "content": (*parts, {"type": "text", "text": prompt})},)
 
 
 def read_prompts(path: Path) -> list[PromptRow]:
-    """Lines with `prompt` (text, with `images`, paths, if there are any) or `messages` (turns).
+    """Lines with `prompt` (text, with `images` and `videos`, paths, if there are any) or `messages` (turns).
 
     Relative paths start at the file's folder. Every bad line is reported at once.
 
@@ -89,9 +95,8 @@ def _parse(line: str, place: Place) -> PromptRow:
     except ValueError as error:
         raise DataError(Problem(f"the line is no JSON: {error}", place.where, fix)) from None
     if isinstance(row, dict) and isinstance(row.get("prompt"), str):
-        images = row.get("images") or []
-        images = images if isinstance(images, list) else [images]
-        return PromptRow(row, as_messages(row["prompt"], images, place), place)
+        images, videos = list_values(row.get("images")), list_values(row.get("videos"))
+        return PromptRow(row, as_messages(row["prompt"], images, place, videos), place)
     messages = row.get("messages") if isinstance(row, dict) else None
     if not (isinstance(messages, list) and messages and all(isinstance(turn, dict) for turn in messages)):
         raise DataError(Problem("the line has neither `prompt` nor `messages`", place.where, fix))

@@ -67,16 +67,19 @@ def build_image_rule(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> 
         CheckpointError: the hub id cannot be fetched.
     """
     shape = build_hf_config(model)
-    return derive_image_rule(shape, build_image_processor(model, shape), tokenizer)
+    return derive_image_rule(shape, build_image_processor(model, shape), tokenizer, model.image.num_frames)
 
 
-def derive_image_rule(shape: PretrainedConfig, processor: Any, tokenizer: PreTrainedTokenizerBase) -> ImageRule | None:
+def derive_image_rule(
+    shape: PretrainedConfig, processor: Any, tokenizer: PreTrainedTokenizerBase, num_frames: int
+) -> ImageRule | None:
     """The rule of a model that exists; see `build_image_rule`.
 
     Args:
         shape: the model's config.
         processor: as `build_image_processor` makes it.
         tokenizer: the model's.
+        num_frames: of a film that are seen.
     """
     family = find_family(shape)
     if family.vision is None:
@@ -85,10 +88,10 @@ def derive_image_rule(shape: PretrainedConfig, processor: Any, tokenizer: PreTra
     _check_placeholder(tokenizer, placeholder)
     tags = _tag_ids(tokenizer)
     if family.vision.rule == "native":
-        return NativeRule(processor, placeholder, frozenset(tags), family.vision.has_mrope)
+        return NativeRule(processor, placeholder, frozenset(tags), family.vision.has_mrope, num_frames)
     num_tokens = int(shape.image_seq_length)
     own_tags = () if _writes_tags(tokenizer, tags) else tuple(tags)
-    return TileRule(processor, placeholder, frozenset(tags), own_tags, num_tokens)
+    return TileRule(processor, placeholder, frozenset(tags), own_tags, num_tokens, num_frames)
 
 
 def _check_placeholder(tokenizer: PreTrainedTokenizerBase, placeholder: int) -> None:
@@ -202,8 +205,14 @@ def save_processor(
 class NativeRule:
     """Pictures of their own shape, in patches; `merge_size` squared of them are a token."""
 
-    def __init__(self, processor: Any, placeholder_id: int, tag_ids: frozenset[int], has_mrope: bool) -> None:
-        """Take a Qwen2VLImageProcessor and the ids of the tokenizer."""
+    # A frame has the budget of a picture.
+    frame_shrinks = 0
+
+    def __init__(
+        self, processor: Any, placeholder_id: int, tag_ids: frozenset[int], has_mrope: bool, num_frames: int
+    ) -> None:
+        """Take a Qwen2VLImageProcessor, the ids of the tokenizer, and how many frames of a film are seen."""
+        self.num_frames = num_frames
         self.placeholder_id = placeholder_id
         self.tag_ids = tag_ids
         self.processor = processor
@@ -231,7 +240,7 @@ class NativeRule:
         if most < 4 * (processor.patch_size * processor.merge_size) ** 2:
             return None
         processor.size = {"shortest_edge": min(least, most), "longest_edge": most}
-        return NativeRule(processor, self.placeholder_id, self.tag_ids, self._has_mrope)
+        return NativeRule(processor, self.placeholder_id, self.tag_ids, self._has_mrope, self.num_frames)
 
     def positions(self, sample: RenderedSample) -> npt.NDArray[np.int64]:
         """See `ImageRule`: `[4, S]`, plain ones, then time, row and column.
@@ -283,6 +292,7 @@ class TileRule:
         tag_ids: frozenset[int],
         own_tags: tuple[int, ...],
         num_tokens: int,
+        num_frames: int,
     ) -> None:
         """Prepare.
 
@@ -292,7 +302,9 @@ class TileRule:
             tag_ids: tokens around a picture, whoever writes them.
             own_tags: first and last token of a picture, if the template does not write them.
             num_tokens: of a tile.
+            num_frames: of a film that are seen.
         """
+        self.num_frames = num_frames
         self.placeholder_id = placeholder_id
         self.tag_ids = tag_ids
         self.processor = processor
@@ -317,7 +329,12 @@ class TileRule:
         if not processor.max_patches:
             return None
         processor.min_patches = min(processor.min_patches, processor.max_patches)
-        return TileRule(processor, self.placeholder_id, self.tag_ids, self._own_tags, self.num_tokens)
+        return TileRule(processor, self.placeholder_id, self.tag_ids, self._own_tags, self.num_tokens, self.num_frames)
+
+    @property
+    def frame_shrinks(self) -> int:
+        """See `ImageRule`: a frame is one tile."""
+        return sum(count < self.processor.max_patches for count in _TILE_STEPS)
 
     def positions(self, sample: RenderedSample) -> npt.NDArray[np.int64]:
         """See `ImageRule`: `[1, S]`."""

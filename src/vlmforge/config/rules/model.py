@@ -174,6 +174,12 @@ def check_image(subject: Subject) -> Iterator[Finding]:
                 f"{path} = {value} has no effect on family {family.name}, which takes {known}",
                 f"remove {path}",
             )
+    if subject.is_set("model.image.num_frames") and not family.image_keys:
+        yield Finding(
+            ("model.image.num_frames", "model.family"),
+            f"model.image.num_frames = {image.num_frames} has no effect on family {family.name}, which takes no images",
+            "remove model.image.num_frames",
+        )
     if subject.config.data.shrink_images and not family.image_keys:
         yield Finding(
             ("data.shrink_images", "model.family"),

@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlmforge.data.formats.base import Format, Guidance
-from vlmforge.data.formats.turns import merge_media, open_parts
-from vlmforge.data.media import open_media
+from vlmforge.data.formats.turns import merge_media, open_part, open_parts
 from vlmforge.data.sample import Content, Message, Place, Sample, content_media, content_text
 from vlmforge.errors import one_of
 
@@ -113,7 +112,7 @@ def _parse_part(part: Any, name: str, place: Place) -> Mapping[str, Any]:
                 value = _media_value(part, medium)
                 if value is None:
                     return {"type": "text", "text": f"<{medium}>"}
-                return {"type": medium, medium: open_media(value, place, f"{name}.{medium}")}
+                return open_part(medium, value, place, f"{name}.{medium}")
     raise place.error(
         f"{name} is a part of type {kind}; text, image and video are read",
         'for example  {"type": "text", "text": "..."} or {"type": "image", "image": "cat.png"}',

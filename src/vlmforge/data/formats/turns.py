@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from vlmforge.data.film import open_film
 from vlmforge.data.media import open_media
 from vlmforge.data.sample import Content, Message, Place
 
@@ -48,8 +49,13 @@ def open_parts(kind: str, value: Any, place: Place, name: str) -> list[Part]:
     for k, item in enumerate(values):
         inner = item[kind] if isinstance(item, Mapping) and item.get(kind) is not None else item
         told = f"{name}[{k}]" if len(values) > 1 else name
-        parts.append({"type": kind, kind: open_media(inner, place, told)})
+        parts.append(open_part(kind, inner, place, told))
     return parts
+
+
+def open_part(kind: str, value: Any, place: Place, name: str) -> Part:
+    """A picture or film as a part of a content."""
+    return {"type": kind, kind: open_film(value, place, name) if kind == "video" else open_media(value, place, name)}
 
 
 def merge_media(
