@@ -23,6 +23,9 @@ def about(image):
 # A line that is no row, or a row; the kind; and what the reason says.
 ROWS = [
     ("{", "unreadable_row", "the line is no JSON"),
+    (f'{{"messages": {"[" * 100_000}', "unreadable_row", "the line is no JSON"),
+    ({"messages": [ASKED, {"role": "assistant", "tool_calls": 5}]}, "wrong_type", "tool_calls is of type int"),
+    (GOOD | {"tools": [{"function": "add"}]}, "wrong_type", "tools has an entry without a function name"),
     ({"message": []}, "missing_column", "column messages is absent; the row has message"),
     ({"messages": None}, "missing_column", "column messages is null"),
     ({"messages": "7"}, "wrong_type", "messages is of type int, not a list of objects"),

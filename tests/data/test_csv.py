@@ -12,8 +12,9 @@ def write(tmp_path, text, name="a.csv", encoding="utf-8"):
 
 def test_quotes_line_ends_and_blank_lines_are_read_as_a_spreadsheet_writes_them(tmp_path):
     text = 'image,caption\r\na.png,"one, ""two""\nthree"\r\n\r\nb.png,5" wide\r\nc.png,'
+    text = text.replace("three", "three\u2028and\ffour")
     rows = CsvRows(write(tmp_path, text, encoding="utf-8-sig"))
-    assert [rows[i]["caption"] for i in (2, 0, 1)] == ["", 'one, "two"\nthree', '5" wide']
+    assert [rows[i]["caption"] for i in (2, 0, 1)] == ["", 'one, "two"\nthree\u2028and\ffour', '5" wide']
     assert rows[1]["image"] == "b.png"
     assert [rows.locate(i).rpartition(":")[2] for i in range(3)] == ["2", "5", "6"]
 
@@ -37,6 +38,7 @@ def test_a_row_with_too_many_fields_is_bad_and_the_others_are_not(tmp_path):
     [
         ("", "utf-8", "holds no rows"),
         ("image,caption\n", "utf-8", "holds no rows"),
+        ('image,caption\na.png,"a cat\nb.png,a dog\n', "utf-8", "no row can be read: unexpected end of data"),
         ("image,image\na,b\n", "utf-8", "must name every column once"),
         ("image,caption\na.png,\u00e9t\u00e9\n", "latin-1", "no row can be read: 'utf-8' codec"),
     ],

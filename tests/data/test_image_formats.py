@@ -120,6 +120,7 @@ def test_messages_without_pictures_may_speak_of_tags():
         (LLAVA | {"image": "https://x/a.png"}, "is an address on the network", "refused_address"),
         (LLAVA | {"conversations": []}, "is an empty list", "empty"),
         (LLAVA | {"conversations": [{"from": "bot", "value": "x"}]}, "from = 'bot' must be human, gpt", "wrong_type"),
+        (LLAVA | {"conversations": [{"from": ["human"], "value": "x"}]}, "from = ['human'] must be", "wrong_type"),
         (LLAVA | {"conversations": [{"from": "gpt", "value": " "}]}, "is empty, and it is an answer", "empty"),
         (
             LLAVA | {"conversations": [{"from": "gpt", "value": "<image>"}]},
@@ -178,7 +179,7 @@ def test_answers_come_as_often_as_their_weights_say():
     assert abs(answers.count("a") / 2000 - 0.75) < 0.04
 
 
-@pytest.mark.parametrize("weights", [[1], [1, -1], [0, 0], "1", ["a", "b"]])
+@pytest.mark.parametrize("weights", [[1], [1, -1], [0, 0], [1, float("inf")], "1", ["a", "b"]])
 def test_weights_that_do_not_fit_are_refused(weights):
     row = {"image": "a.png", "context": "Why?", "answers": ["a", "b"], "answer_weights": weights}
     assert "must be 2 numbers" in problem_of("vqa", row)[0]

@@ -48,8 +48,10 @@ def test_what_is_no_list_is_told(tmp_path, content, words):
 
 
 def test_an_item_that_is_no_object_is_a_bad_sample(tmp_path):
-    (tmp_path / "a.json").write_text('[{"a": 1}, 7]')
+    (tmp_path / "a.json").write_bytes(b'[{"a": 1}, 7, {"a": "\xff"}]')
     rows = JsonListRows(str(tmp_path / "a.json"))
     assert rows[0] == {"a": 1}
     with pytest.raises(DataError, match="of type int, not an object"):
         rows[1]
+    with pytest.raises(DataError, match="the item is no JSON: 'utf-8' codec"):
+        rows[2]

@@ -103,12 +103,21 @@ def test_a_shard_is_read_from_any_address_that_fsspec_knows(tmp_path):
         assert source.place(8).where.endswith("shards/a-1.tar sample 1")
 
 
+def array_header(shape):
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"shape": shape, "fortran_order": False, "descr": "<f8"})
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     ("members", "words"),
     [
         ([("1.json", b"{")], "1.json cannot be read"),
         ([("1.txt", b"\xff")], "1.txt cannot be read"),
         ([("1.txt", b"a"), ("1.txt", b"b")], "1.txt comes twice"),
+        ([("1.json", b"[" * 100_000)], "1.json cannot be read"),
+        ([("1.npy", b"PK\3\4")], "1.npy cannot be read"),
+        ([("1.npy", array_header((10**15,)) + b"12345678")], "(1000000000000000,) of float64, and 8 bytes follow"),
     ],
 )
 def test_a_damaged_member_is_a_bad_sample_with_shard_and_number(tmp_path, members, words):
@@ -118,6 +127,18 @@ def test_a_damaged_member_is_a_bad_sample_with_shard_and_number(tmp_path, member
     assert words in caught.value.problems[0].what
     assert caught.value.problems[0].where == f"{path} sample 0"
     assert caught.value.kind == "unreadable_row"
+
+
+def test_a_member_whose_size_leads_back_is_refused_where_an_index_says_that_it_is_a_sample(tmp_path):
+    path = write_members(tmp_path / "a.tar", [("1.txt", b"a"), ("1.cls", b"2")])
+    raw = bytearray((tmp_path / "a.tar").read_bytes()[:2048])
+    raw[1024 + 124 : 1024 + 136] = b"-0000001000\0"
+    raw[1024 + 148 : 1024 + 156] = b" " * 8
+    raw[1024 + 148 : 1024 + 156] = b"%06o\0 " % sum(raw[1024:1536])
+    (tmp_path / "a.tar").write_bytes(raw)
+    np.array([0, 2048], "<u8").tofile(tmp_path / "a.tar.idx")
+    with pytest.raises(DataError, match="the shard is damaged"):
+        TarRows(path)[0]
 
 
 @pytest.mark.parametrize(("content", "words"), [(b"no tar file", "no tar file, or is damaged"), (b"", "no tar file")])

@@ -76,7 +76,10 @@ class Format:
             value = find_value(row, columns.get(column, column))
             if value is not None:
                 fields[column] = value
-        return self.parse_fields(fields, place, guidance or Guidance())
+        try:
+            return self.parse_fields(fields, place, guidance or Guidance())
+        except RecursionError:
+            raise place.error("the row is nested too deeply", "give its lists and objects fewer levels") from None
 
     def top_level_columns(self, columns: Mapping[str, str]) -> tuple[str, ...]:
         """The row's own keys that this format looks at, which is all that a column store needs to read."""

@@ -32,7 +32,7 @@ def read_turns(value: Any, column: str, roles: Mapping[str, str], place: Place) 
 def _read_turn(turn: Mapping[str, Any], name: str, roles: Mapping[str, str], place: Place) -> Message:
     """One turn."""
     speaker, text = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
-    if speaker not in roles:
+    if not isinstance(speaker, str) or speaker not in roles:
         known = one_of(list(roles))
         raise place.error(
             f"{name}.from = {speaker!r} must be {known}", 'for example  {"from": "human", "value": "..."}'

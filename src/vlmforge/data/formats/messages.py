@@ -27,7 +27,6 @@ def _parse(fields: Mapping[str, Any], place: Place, guidance: Guidance) -> Sampl
     turns = decode_list(fields["messages"], "messages", place)
     if not turns:
         raise place.error("messages is an empty list", "give the conversation at least one turn", "empty")
-    tools = decode_list(fields["tools"], "tools", place) if "tools" in fields else []
     messages = tuple(_parse_turn(turn, f"messages[{k}]", place) for k, turn in enumerate(turns))
     if any(_has_placeholder(turn) for turn in turns) or fields.get("images") or fields.get("videos"):
         images = open_parts("image", fields.get("images"), place, "images")
@@ -35,7 +34,7 @@ def _parse(fields: Mapping[str, Any], place: Place, guidance: Guidance) -> Sampl
     return Sample(
         place,
         messages=messages,
-        tools=tuple(drop_nulls(tool) for tool in tools) or None,
+        tools=read_tools(fields, place),
     )
 
 
@@ -76,7 +75,8 @@ def _parse_turn(raw: Mapping[str, Any], name: str, place: Place) -> Message:
     if turn["role"] == "assistant" and not turn.get("tool_calls"):
         _require_answer(turn["content"], f"{name}.content", place)
     if "tool_calls" in turn:
-        turn["tool_calls"] = [_parse_tool_call(call, f"{name}.tool_calls", place) for call in turn["tool_calls"]]
+        calls = decode_list(turn["tool_calls"], f"{name}.tool_calls", place)
+        turn["tool_calls"] = [_parse_tool_call(call, f"{name}.tool_calls", place) for call in calls]
     return turn
 
 
@@ -134,14 +134,20 @@ def _has_placeholder(turn: Mapping[str, Any]) -> bool:
     )
 
 
+def read_tools(fields: Mapping[str, Any], place: Place) -> tuple[Mapping[str, Any], ...] | None:
+    """The functions that a conversation may call; None: no column says any.
+
+    Raises:
+        BadSampleError: one has no name.
+    """
+    tools = decode_list(fields["tools"], "tools", place) if "tools" in fields else []
+    return tuple(drop_nulls(_require_function(tool, "tools", place)) for tool in tools) or None
+
+
 def _parse_tool_call(call: Any, name: str, place: Place) -> dict[str, Any]:
     """One tool call; arguments in a JSON string become an object, which is what chat templates expect."""
-    function = call.get("function", call) if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or "name" not in function:
-        raise place.error(
-            f"{name} has an entry without a function name",
-            'for example  {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}',
-        )
+    call = _require_function(call, name, place)
+    function = call.get("function", call)
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
         try:
@@ -149,6 +155,17 @@ def _parse_tool_call(call: Any, name: str, place: Place) -> dict[str, Any]:
         except json.JSONDecodeError as error:
             raise place.error(f"{name}: arguments are no JSON: {error}", "write them as an object") from None
     return {"type": "function", **call, "function": {**function, "arguments": arguments}}
+
+
+def _require_function(entry: Any, name: str, place: Place) -> Mapping[str, Any]:
+    """An entry of a list of tools or calls, if it names a function."""
+    function = entry.get("function", entry) if isinstance(entry, Mapping) else None
+    if not isinstance(function, Mapping) or "name" not in function:
+        raise place.error(
+            f"{name} has an entry without a function name",
+            'for example  {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}',
+        )
+    return entry
 
 
 MESSAGES = Format(name="messages", required=("messages",), optional=("tools", "images", "videos"), parse_fields=_parse)

@@ -11,7 +11,7 @@ from typing import Any
 
 from vlmforge.data.formats.base import Format, Guidance
 from vlmforge.data.formats.conversations import read_turns
-from vlmforge.data.formats.messages import decode_list, drop_nulls
+from vlmforge.data.formats.messages import read_tools
 from vlmforge.data.formats.turns import merge_media, open_parts
 from vlmforge.data.sample import Place, Sample
 
@@ -34,13 +34,12 @@ def _parse(fields: Mapping[str, Any], place: Place, guidance: Guidance) -> Sampl
     system = fields.get("system")
     if isinstance(system, str) and system.strip():
         turns = [{"role": "system", "content": system}, *turns]
-    tools = decode_list(fields["tools"], "tools", place) if "tools" in fields else []
     images = open_parts("image", fields.get("images"), place, "images")
     videos = open_parts("video", fields.get("videos"), place, "videos")
     return Sample(
         place,
         messages=merge_media(turns, images, videos, place),
-        tools=tuple(drop_nulls(tool) for tool in tools) or None,
+        tools=read_tools(fields, place),
     )
 
 

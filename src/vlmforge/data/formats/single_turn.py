@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -71,7 +72,7 @@ def choose_answer(answers: Any, weights: Any, column: str, place: Place, chance:
 def _read_weights(weights: Any, count: int, place: Place) -> Sequence[float]:
     """Weights that choose among so many answers."""
     fits = isinstance(weights, list) and len(weights) == count
-    if fits and all(isinstance(w, int | float) and w >= 0 for w in weights) and sum(weights) > 0:
+    if fits and all(isinstance(w, int | float) and w >= 0 for w in weights) and 0 < sum(weights) < math.inf:
         return [float(weight) for weight in weights]
     what = f"answer_weights = {str(weights)[:80]} must be {count} numbers that are not negative, and not all 0"
     raise place.error(what, "give each answer a weight, or leave answer_weights out")

@@ -7,7 +7,8 @@ value is a string; the encoding is UTF-8, with or without a byte-order mark.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import io
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import numpy as np
@@ -62,7 +63,7 @@ class CsvRows(TextRows):
                 yield line.decode("utf-8")
 
         with open_file(self.path) as file:
-            reader, line = csv.reader(lines(), delimiter=self._delimiter), 0
+            reader, line = self._open_reader(lines()), 0
             try:
                 for fields in reader:
                     if fields:
@@ -71,7 +72,8 @@ class CsvRows(TextRows):
                     line = reader.line_num
             except (csv.Error, UnicodeDecodeError) as error:
                 where = f"{self.path}:{line + 1}"
-                raise DataError(Problem(f"no row can be read: {error}", where, "write the file as UTF-8")) from None
+                fix = "write the file as UTF-8, close every quote, and write one within quotes twice"
+                raise DataError(Problem(f"no row can be read: {error}", where, fix)) from None
 
     def _read_columns(self) -> list[str]:
         """The names in the first line."""
@@ -87,8 +89,12 @@ class CsvRows(TextRows):
 
     def _split(self, raw: bytes) -> list[str]:
         """The fields of one row."""
-        lines = raw.decode("utf-8").splitlines(keepends=True)
-        return next(fields for fields in csv.reader(lines, delimiter=self._delimiter) if fields)
+        # Not `splitlines`, for which a line ends at U+2028 and a form feed too.
+        return next(fields for fields in self._open_reader(io.StringIO(raw.decode("utf-8"), newline="")) if fields)
+
+    def _open_reader(self, lines: Iterable[str]) -> Iterator[list[str]]:
+        """The csv module's, to which a quote that is never closed is an error and not the rest of the file."""
+        return csv.reader(lines, delimiter=self._delimiter, strict=True)
 
     def _parse(self, raw: bytes, where: str) -> RawRow:
         """The fields by their columns."""

@@ -21,7 +21,8 @@ from vlmforge.data.files import expand_pattern, is_file, is_url, open_file, stam
 from vlmforge.data.locations import PREPARED_META
 from vlmforge.data.sources.base import RawRow
 from vlmforge.data.sources.index import Table
-from vlmforge.data.sources.tar import KEY, TarRows
+from vlmforge.data.sources.tar import KEY, TarRows, split_name
+from vlmforge.data.sources.tar_members import read_members
 from vlmforge.errors import DataError, Problem, nearest, one_of
 
 DEFAULT_SPLIT = "train"
@@ -182,10 +183,15 @@ class PreparedRows(TarRows):
     def _find_kept(self) -> Table:
         """Numbers in the shard of the samples that are not excluded."""
         if self._kept is None:
-            keys = (TarRows.__getitem__(self, i)[KEY] for i in range(self._prepared.counts[self._shard]))
+            keys = (self._read_key(i) for i in range(self._prepared.counts[self._shard]))
             kept = [i for i, key in enumerate(keys) if f"{self._shard}/{key}" not in self._prepared.excluded]
             self._kept = np.array(kept, np.int64)
         return self._kept
+
+    def _read_key(self, i: int) -> str | None:
+        """Of one sample of the shard, by the names of its members alone; None if it has no such name."""
+        names = (split_name(path) for path, _ in read_members(self._read(i)))
+        return next((name[0] for name in names if name is not None), None)
 
     def _load_sqlite(self) -> Table | None:
         """The shard's part of `index.sqlite`, where that is on this machine and has samples."""

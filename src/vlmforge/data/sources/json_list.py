@@ -53,6 +53,10 @@ class JsonListRows:
             row = json.loads(read_range(self.path, start, stop))
         except OSError as error:
             raise unreadable_error(self.path, error) from None
+        except (ValueError, RecursionError) as error:
+            raise BadSampleError(
+                Problem(f"the item is no JSON: {error}", self.locate(i), _FIX), "unreadable_row"
+            ) from None
         if not isinstance(row, dict):
             what = f"the item is of type {type(row).__name__}, not an object"
             raise BadSampleError(Problem(what, self.locate(i), _FIX), "unreadable_row")

@@ -49,7 +49,7 @@ class JsonlRows(TextRows):
         """One line."""
         try:
             row = json.loads(raw)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadSampleError(Problem(f"the line is no JSON: {error}", where, _FIX), "unreadable_row") from None
         if not isinstance(row, dict):
             what = f"the line holds a {type(row).__name__}, not an object"

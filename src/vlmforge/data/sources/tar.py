@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import tarfile
 from collections.abc import Callable, Iterator
@@ -57,11 +58,7 @@ class TarRows:
             BadSampleError: a member cannot be read as what its extension says.
             DataError: the shard cannot be read.
         """
-        try:
-            raw = read_range(self.path, int(self._starts[i]), int(self._starts[i + 1]))
-        except OSError as error:
-            raise unreadable_error(self.path, error) from None
-        return self._parse(raw, i)
+        return self._parse(self._read(i), i)
 
     def locate(self, i: int) -> str:
         """`shard sample N`, counted from 0."""
@@ -93,6 +90,13 @@ class TarRows:
         starts = _load_energon_table(self.path)
         return load_table(self.path, "tar", 1, lambda: _find_starts(self.path))[:, 0] if starts is None else starts
 
+    def _read(self, i: int) -> bytes:
+        """The bytes of one sample."""
+        try:
+            return read_range(self.path, int(self._starts[i]), int(self._starts[i + 1]))
+        except OSError as error:
+            raise unreadable_error(self.path, error) from None
+
     def _parse(self, raw: bytes, i: int) -> dict[str, Any]:
         """The members of one sample."""
         row: dict[str, Any] = {}
@@ -112,7 +116,7 @@ class TarRows:
         row[KEY] = key
         try:
             row[extension] = decode_member(extension, content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._error(i, f"{key}.{extension} cannot be read: {error}", f"write {extension} again") from None
 
     def _error(self, i: int, what: str, fix: str) -> BadSampleError:
@@ -136,11 +140,25 @@ def decode_member(extension: str, content: bytes) -> Any:
     kind = extension.rpartition(".")[2]
     decoders: dict[str, Callable[[bytes], Any]] = {
         "json": json.loads,
-        "npy": lambda raw: np.load(io.BytesIO(raw), allow_pickle=False).tolist(),
+        "npy": _read_array,
         **dict.fromkeys(_TEXTS, lambda raw: raw.decode("utf-8")),
         **dict.fromkeys(_NUMBERS, lambda raw: int(raw.decode("ascii"))),
     }
     return decoders[kind](content) if kind in decoders else content
+
+
+def _read_array(raw: bytes) -> list[Any]:
+    """The array of a `.npy` member, as lists; numpy itself would first make room for all that the header promises."""
+    file = io.BytesIO(raw)
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    else:
+        shape, is_fortran, dtype = np.lib.format.read_array_header_2_0(file)
+    count = math.prod(shape)
+    if dtype.hasobject or count * dtype.itemsize != len(raw) - file.tell():
+        raise ValueError(f"its header says {shape} of {dtype}, and {len(raw) - file.tell()} bytes follow")
+    return np.frombuffer(raw, dtype, count, file.tell()).reshape(shape, order="F" if is_fortran else "C").tolist()
 
 
 def _find_starts(path: str) -> Iterator[Table]:

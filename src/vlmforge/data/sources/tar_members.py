@@ -36,7 +36,7 @@ def _read_plain(raw: bytes) -> list[tuple[str, bytes]] | None:
         header = raw[at : at + _BLOCK_BYTES]
         if not _is_sound(header):
             return None
-        kind, size = header[156:157], int(header[124:136].strip(b" \0") or b"0", 8)
+        kind, size = header[156:157], _read_octal(header[124:136])
         at += _BLOCK_BYTES
         content = raw[at : at + size]
         at += -(-size // _BLOCK_BYTES) * _BLOCK_BYTES
@@ -52,12 +52,20 @@ def _is_sound(header: bytes) -> bool:
     if len(header) < _BLOCK_BYTES or header[156:157] not in (*_PLAIN, _EXTENDED):
         return False
     try:
-        checksum = int(header[_CHECKSUM].strip(b" \0"), 8)
-        int(header[124:136].strip(b" \0") or b"0", 8)
+        checksum = _read_octal(header[_CHECKSUM])
+        _read_octal(header[124:136])
         header.decode("ascii")
     except ValueError:
         return False
     return checksum == sum(header) - sum(header[_CHECKSUM]) + 8 * ord(" ")
+
+
+def _read_octal(field: bytes) -> int:
+    """The number in a field of a header; `int` alone would take a sign, and a size below 0 leads back."""
+    digits = field.strip(b" \0") or b"0"
+    if not digits.isdigit():
+        raise ValueError(f"{digits!r} is no octal number")
+    return int(digits, 8)
 
 
 def _join_name(header: bytes) -> str:
@@ -69,8 +77,12 @@ def _join_name(header: bytes) -> str:
 def _read_any(raw: bytes) -> list[tuple[str, bytes]]:
     """The same for every kind of archive."""
     members: list[tuple[str, bytes]] = []
+    last = -1
     with tarfile.open(fileobj=io.BytesIO(raw), mode="r:") as archive:
         for member in archive:
+            if member.offset <= last:
+                raise tarfile.ReadError("the size of a member leads back to one before it")
+            last = member.offset
             file = archive.extractfile(member) if member.isreg() else None
             if file is not None:
                 members.append((member.name, file.read()))
