@@ -10,6 +10,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +93,7 @@ class CsvRows(TextRows):
         # Not `splitlines`, for which a line ends at U+2028 and a form feed too.
         return next(fields for fields in self._open_reader(io.StringIO(raw.decode("utf-8"), newline="")) if fields)
 
-    def _open_reader(self, lines: Iterable[str]) -> Iterator[list[str]]:
+    def _open_reader(self, lines: Iterable[str]) -> Any:
         """The csv module's, to which a quote that is never closed is an error and not the rest of the file."""
         return csv.reader(lines, delimiter=self._delimiter, strict=True)
 
