@@ -72,12 +72,13 @@ def test_a_picture_without_pixels_is_left_out_and_counted(size: int, folders: di
     assert ledger["sources"]["chats"]["tokens"] == sum(line["num_tokens"] for line in metrics(run))
 
 
-def test_two_processes_train_as_one(folders: dict[int, Path]) -> None:
-    one, two = (folders[size] / "runs/whole" for size in (1, 2))
+@pytest.mark.parametrize("name", ["whole", "mixed"])
+def test_two_processes_train_as_one(name: str, folders: dict[int, Path]) -> None:
+    one, two = (folders[size] / "runs" / name for size in (1, 2))
     assert sample_ids(one) == sample_ids(two)
     for ours, theirs in zip(metrics(one), metrics(two), strict=True):
-        for name in ("loss", "grad_norm"):
-            assert ours[name] == pytest.approx(theirs[name], rel=2e-5)
+        for number in ("loss", "grad_norm"):
+            assert ours[number] == pytest.approx(theirs[number], rel=2e-5)
     assert metrics(one)[-1]["validation_loss"] == pytest.approx(metrics(two)[-1]["validation_loss"], rel=2e-5)
 
 

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tests.support.runs import LORA, column, metrics, sample_ids, start
 
 from vlmforge.cli import main
@@ -31,14 +33,13 @@ UNPACKED = ("stage.packing=none", "~stage.packing_window")
 @pytest.mark.parametrize(
     ("recipe", "cuts", "mesh"),
     [
-        ((), ((), ()), TWO),
         (UNPACKED, (("stage.max_tokens_per_micro_batch=300",), ("stage.max_tokens_per_micro_batch=512",)), TWO),
         # Weights that are cut along the same dim twice are saved, read and exported.
         ((), ((), ()), (*TWO, "parallelism.tp=2")),
         # Ranks along tp drop the places that one rank would have dropped.
         (LORA, ((), ()), ("parallelism.tp=2",)),
     ],
-    ids=["packed", "cut by tokens", "dp_shard x tp", "dropout on tp"],
+    ids=["cut by tokens", "dp_shard x tp", "dropout on tp"],
 )
 def test_a_run_goes_on_with_another_number_of_ranks_and_sees_the_same_samples(
     here: Path, recipe: tuple[str, ...], cuts: tuple[tuple[str, ...], tuple[str, ...]], mesh: tuple[str, ...]
@@ -56,6 +57,32 @@ def test_a_run_goes_on_with_another_number_of_ranks_and_sees_the_same_samples(
     # Validation is cut in the same way as training.
     validation = [metrics(here / f"runs/{name}")[-1]["validation_loss"] for name in ("moved", "whole")]
     assert validation[0] == pytest.approx(validation[1], rel=2e-5)
+
+
+EXPERTS = (
+    "model.family=qwen3_moe",
+    "model.config={vocab_size: 264, hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2, head_dim: 16, "
+    "num_attention_heads: 4, num_key_value_heads: 2, moe_intermediate_size: 48, num_experts: 4, "
+    "num_experts_per_tok: 2, eos_token_id: 258, pad_token_id: 256, tie_word_embeddings: false}",
+)
+
+
+def test_a_run_goes_from_experts_on_ranks_to_tp_and_back_and_each_exports_what_one_process_does(here: Path) -> None:
+    words = ("train", "recipe=short.yaml", *EXPERTS, "stage.max_steps=3", "checkpointing.export=1")
+    # Adam's update is the sign of a gradient: one that is nothing but rounding must not make a whole step.
+    words = (*words, "stage.optimizer.eps=1e-6", "stage.schedule.warmup_steps=0")
+    meshes = ((*TWO, "parallelism.ep=2"), ("parallelism.tp=2",), (*TWO, "parallelism.ep=2"))
+    for step, mesh in enumerate(meshes, start=1):
+        two = start(here, *words, "run.name=two", f"run.stop_after_steps={step}", *mesh)
+        assert main([*words, "run.name=one", f"run.stop_after_steps={step}"]) == 0
+        assert two.wait(180) == 0, two.communicate()
+        ours, theirs = (load_file(here / f"runs/{name}/export/model.safetensors") for name in ("two", "one"))
+        assert ours.keys() == theirs.keys()
+        for name, tensor in theirs.items():
+            assert torch.allclose(ours[name], tensor, rtol=0, atol=1e-5), (step, name)
+    losses = [column(here / f"runs/{name}", "loss", "grad_norm") for name in ("two", "one")]
+    for pair, other in zip(*losses, strict=True):
+        assert pair == pytest.approx(other, rel=2e-5)
 
 
 def test_a_signal_finishes_the_step_and_saves_on_every_rank(here: Path) -> None:

@@ -12,6 +12,8 @@ RUNS = (
     ("whole", []),
     ("stopped", ["run.stop_after_steps=2"]),
     ("stopped", ["data.num_workers=2"]),
+    # On two ranks: in the first step one without a picture and one with, in the third one without and one lost.
+    ("mixed", ["stage.packing=none", "~stage.packing_window", "data.shuffle=false"]),
 )
 
 
