@@ -97,5 +97,15 @@ def test_a_file_that_cannot_be_read_stops_whatever_is_skipped(make_config, chatm
         made(windows)
 
 
-def test_every_kind_is_named():
-    assert {kind for _, kind, _ in ROWS} < set(BAD_KINDS)
+def test_a_conversation_that_the_template_refuses_is_counted(make_config, byte_level, tmp_path):
+    row = {"messages": [{"role": "system", "content": "s"}, *GOOD["messages"]]}
+    windows = windows_of(make_config, byte_level("inst"), tmp_path, row, on_bad_sample="skip")
+    _, ledger = made(windows)
+    assert ledger.as_dict()["sources"]["a"]["bad_kinds"] == {"unrenderable": 1}
+    assert "the chat template refuses the conversation: only user and assistant" in ledger.left_out[0].reason
+
+
+def test_every_kind_has_a_test():
+    here = {kind for _, kind, _ in ROWS} | {"too_long", "unrenderable"}
+    with_files = {"missing_file", "oversized_image"}  # tests/train/test_picture_sources.py
+    assert here | with_files == set(BAD_KINDS)
