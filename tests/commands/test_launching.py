@@ -215,3 +215,15 @@ def test_print_shows_a_command_and_does_nothing(here: Path, capsys: pytest.Captu
     assert main(["train", "launch=print", "recipe=short.yaml"]) == 0
     assert "--standalone" in capsys.readouterr().out
     assert sorted(path.name for path in here.iterdir()) == ["short.yaml"]
+
+
+@pytest.mark.parametrize(("num_gpus", "is_said"), [(0, False), (1, True), (2, False)])
+def test_more_ranks_than_gpus_are_refused_before_they_start(
+    num_gpus: int, is_said: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vlmforge.commands.configuring.count_gpus", lambda config, environ: num_gpus)
+    # The other mistake keeps the run from starting.
+    main(["train", "recipe=quickstart", "parallelism.dp_shard=2", "stage.seq_len=1"])
+    report = capsys.readouterr().err
+    assert "stage.seq_len" in report
+    assert ("the mesh has 2 ranks, and this machine 1 GPU: each needs one" in report) is is_said

@@ -301,7 +301,7 @@ class StageConfig:
     trainable: tuple[str, ...] | None = key(
         None, "Module groups trained in full; null: all of them, or none with an adapter.", example=["language_model"]
     )
-    adapter: AdapterConfig | None = key(None, "LoRA on the groups that are not in `trainable`; null: none.")
+    adapter: AdapterConfig | None = key(None, "LoRA, trained alone: `trainable` is empty beside it; null: none.")
     seq_len: int = key(2048, "Longest sample, and the length of a packed row, in tokens.", minimum=8)
     packing: Literal["none", "best_fit", "knapsack"] = key(
         "none",

@@ -84,7 +84,8 @@ class _ShareGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
         ctx.group = group
-        return tensor.view_as(tensor)
+        # Not a view: `share` keeps it on the tensor, which a view would keep alive in turn, step after step.
+        return tensor.detach()
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
@@ -226,9 +227,10 @@ def _by_head(module: nn.Module, ranks: TensorRanks) -> Forward:
 
     def forward(inputs: Tensor) -> Tensor:
         kept = dict(module._parameters)
-        # Not `ranks.share`: a parameter lives on, and would keep what was made of it in another step.
+        # Not `ranks.share`: a parameter lives on, and would keep what was made of it in another step. In fp32, for
+        # these are sums of weights' gradients, as are FSDP's.
         shared: dict[str, Any] = {
-            name: None if parameter is None else share_gradient(parameter, ranks.group)
+            name: None if parameter is None else share_gradient(parameter.float(), ranks.group).to(parameter.dtype)
             for name, parameter in kept.items()
         }
         module._parameters.update(shared)

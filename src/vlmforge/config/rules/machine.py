@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 
+from vlmforge.config.derived import derive_world_size
 from vlmforge.config.rules.finding import Finding, Rule, Subject
 
 
@@ -38,4 +39,18 @@ def check_nodes(subject: Subject) -> Iterator[Finding]:
         )
 
 
-RULES: tuple[Rule, ...] = (check_liger, check_nodes)
+def check_gpus(subject: Subject) -> Iterator[Finding]:
+    """Every rank that this command starts here has a GPU of its own, or they train on the CPU."""
+    config, num_gpus = subject.config, subject.facts.num_gpus
+    if config.launch.device == "cpu" or num_gpus == 0 or config.parallelism.dp_shard == 0:
+        return
+    ranks = derive_world_size(config, subject.facts.world_size, num_gpus)
+    if subject.facts.world_size is None and ranks > num_gpus:
+        yield Finding(
+            ("parallelism.dp_shard", "launch.processes_per_node"),
+            f"the mesh has {ranks} ranks, and this machine {num_gpus} GPU{'s' if num_gpus > 1 else ''}: each needs one",
+            "launch.device=cpu to try it on the CPU, a smaller mesh, or launch=slurm for several machines",
+        )
+
+
+RULES: tuple[Rule, ...] = (check_liger, check_nodes, check_gpus)
