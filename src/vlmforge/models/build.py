@@ -117,7 +117,7 @@ def _children(model: PreTrainedModel, path: str, family: Family) -> list[nn.Modu
         problem = Problem(
             f"family {family.name} has no layers at {path} in {type(model).__name__}",
             f"src/vlmforge/models/{family.name}.py",
-            "correct the family's `layers`",
+            "correct the family's `decoder`",
         )
         raise ConfigError(problem)
     return layers

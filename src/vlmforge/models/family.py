@@ -22,6 +22,8 @@ TEXT_REQUIRED = (
     "num_key_value_heads",
 )
 
+Rgb = tuple[float, float, float]
+
 # What a class of transformers computes that has a lean form: a norm that multiplies by its weight after rounding, one
 # that multiplies by 1 + weight before, `down(act(gate(x)) * up(x))`.
 LeanKind = Literal["norm", "norm_of_one", "gated_mlp"]
@@ -37,12 +39,11 @@ class Family:
         architecture: the transformers class, as in `architectures` of config.json.
         fields: Hugging Face field name to the types a recipe may give; `type(None)` where null is allowed.
         required: fields without which the shape is not known.
-        layers: module path of the list of transformer blocks, each an FSDP unit.
         groups: group of `stage.trainable` to the module paths that it names, one or several; a parameter belongs to
             the group with the longest path around it, and "" is the whole model.
         tiny: `model.config` of the tiny version, merged over the recipe's own fields.
         tiny_drops: fields of a full-size recipe that have no meaning in the tiny version.
-        decoder: module path of what turns ids into hidden states, the final norm included.
+        decoder: module path of what turns ids into hidden states, the final norm included; its blocks are `layers`.
         attentions: values of `model.attention` that transformers' class computes rightly.
         not_adapted: last names of linear modules that an adapter leaves alone, because they return more than a
             tensor, or because peft takes their names for those of experts.
@@ -51,7 +52,6 @@ class Family:
         wrapper: the image-text model in whose folders this model's weights are published; see `Wrapper`.
         renamed: prefixes of tensor names in files to those of the model, where they differ; the first that fits.
         sections: of a model of text and images, config.json's sections with their fields, as `fields` has them.
-        text_section: the one of them that holds the language model's shape; empty where there are none.
         vision: how it sees; None: text only.
         lean: classes of the model's layers that are trained with a forward pass of our own, and what they compute.
         sharding: how tp and ep cut the model: module pattern to style, as `parallel/styles.py` names them; `*`
@@ -65,7 +65,6 @@ class Family:
     fields: Mapping[str, tuple[type, ...]]
     tiny: Mapping[str, Any]
     required: tuple[str, ...] = TEXT_REQUIRED
-    layers: str = "model.layers"
     groups: Mapping[str, str | tuple[str, ...]] = field(default_factory=lambda: {"language_model": ""})
     tiny_drops: tuple[str, ...] = field(default=())
     decoder: str = "model"
@@ -80,9 +79,18 @@ class Family:
     sections: Mapping[str, Mapping[str, tuple[type, ...]]] = field(
         default_factory=dict[str, Mapping[str, tuple[type, ...]]]
     )
-    text_section: str = ""
     renamed: tuple[tuple[str, str], ...] = ()
     vision: Vision | None = None
+
+    @property
+    def layers(self) -> str:
+        """Module path of the list of transformer blocks, each an FSDP unit."""
+        return f"{self.decoder}.layers"
+
+    @property
+    def text_section(self) -> str:
+        """The section that holds the language model's shape; empty where there are none."""
+        return "text_config" if self.sections else ""
 
     @property
     def text_fields(self) -> Mapping[str, tuple[type, ...]]:
@@ -123,8 +131,8 @@ class Vision:
     layers: str
     rule: Literal["native", "tiles"]
     keys: Mapping[str, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Rgb
+    std: Rgb
     has_mrope: bool = False
 
 
@@ -210,6 +218,21 @@ TEXT_FIELDS: Mapping[str, tuple[type, ...]] = {
 def below(path: str, table: Mapping[str, Style]) -> dict[str, Style]:
     """A sharding table of a text model that stands at `path` in a model of text and images."""
     return {re.sub(r"^model\b", path, pattern): style for pattern, style in table.items()}
+
+
+def beside_tower(table: Mapping[str, Style], *seeing: str) -> dict[str, Style]:
+    """A sharding table of a model of text and images: its text model's, and what sees, which every rank has whole.
+
+    On purpose: tower and projector are small, and a picture gives no equal parts (docs/vision.md).
+    """
+    whole: dict[str, Style] = {name: "replicated" for name in seeing}
+    return below("model.language_model", table) | whole
+
+
+def qwen_vision(min_pixels: int, max_pixels: int, mean: Rgb, std: Rgb) -> Vision:
+    """How Qwen's towers see; pixels and colours as in the published preprocessor_config.json."""
+    keys = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+    return Vision("model.visual.blocks", "native", keys=keys, mean=mean, std=std, has_mrope=True)
 
 
 def without(fields: Mapping[str, tuple[type, ...]], *names: str) -> dict[str, tuple[type, ...]]:

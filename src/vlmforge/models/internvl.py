@@ -13,7 +13,7 @@ from vlmforge.models.family import (
     TINY_TEXT,
     Family,
     Vision,
-    below,
+    beside_tower,
     without,
 )
 from vlmforge.models.qwen2 import QWEN2
@@ -58,8 +58,6 @@ INTERNVL = Family(
             "initializer_range": (float, int),
         },
     },
-    text_section="text_config",
-    layers="model.language_model.layers",
     decoder="model.language_model",
     groups={
         "vision_tower": "model.vision_tower",
@@ -72,12 +70,7 @@ INTERNVL = Family(
         ("vision_tower.", "model.vision_tower."),
         ("multi_modal_projector.", "model.multi_modal_projector."),
     ),
-    sharding={
-        **below("model.language_model", {**SHARDED_ATTENTION, **SHARDED_MLP}),
-        # On purpose: tower and projector are small, and a picture gives no equal parts (docs/vision.md).
-        "model.vision_tower": "replicated",
-        "model.multi_modal_projector": "replicated",
-    },
+    sharding=beside_tower({**SHARDED_ATTENTION, **SHARDED_MLP}, "model.vision_tower", "model.multi_modal_projector"),
     vision=Vision(
         layers="model.vision_tower.encoder.layer",
         rule="tiles",

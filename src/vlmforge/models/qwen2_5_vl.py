@@ -15,8 +15,8 @@ from vlmforge.models.family import (
     TINY_IMAGE_IDS,
     TINY_TEXT,
     Family,
-    Vision,
-    below,
+    beside_tower,
+    qwen_vision,
     without,
 )
 
@@ -58,25 +58,11 @@ QWEN2_5_VL = Family(
             "initializer_range": (float, int),
         },
     },
-    text_section="text_config",
-    layers="model.language_model.layers",
     decoder="model.language_model",
     groups={"vision_tower": "model.visual", "projector": "model.visual.merger", "language_model": ""},
     renamed=(("visual.", "model.visual."), ("model.", "model.language_model.")),
-    sharding={
-        **below("model.language_model", {**SHARDED_ATTENTION, **SHARDED_MLP}),
-        # On purpose: tower and projector are small, and a picture gives no equal parts (docs/vision.md).
-        "model.visual": "replicated",
-    },
-    vision=Vision(
-        layers="model.visual.blocks",
-        rule="native",
-        # As the published preprocessor_config.json has them.
-        keys={"min_pixels": 3_136, "max_pixels": 12_845_056},
-        mean=CLIP_MEAN,
-        std=CLIP_STD,
-        has_mrope=True,
-    ),
+    sharding=beside_tower({**SHARDED_ATTENTION, **SHARDED_MLP}, "model.visual"),
+    vision=qwen_vision(3_136, 12_845_056, mean=CLIP_MEAN, std=CLIP_STD),
     tiny={
         "text_config": {**TINY_TEXT, "rope_scaling": {"rope_type": "default", "mrope_section": [2, 3, 3]}},
         # Windows of 2 x 2 tokens, so that a tiny picture has several.

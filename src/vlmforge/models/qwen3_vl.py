@@ -13,8 +13,8 @@ from vlmforge.models.family import (
     TINY_IMAGE_IDS,
     TINY_TEXT,
     Family,
-    Vision,
-    below,
+    beside_tower,
+    qwen_vision,
     without,
 )
 
@@ -53,28 +53,14 @@ QWEN3_VL = Family(
             "initializer_range": (float, int),
         },
     },
-    text_section="text_config",
-    layers="model.language_model.layers",
     decoder="model.language_model",
     groups={
         "vision_tower": "model.visual",
         "projector": ("model.visual.merger", "model.visual.deepstack_merger_list"),
         "language_model": "",
     },
-    sharding={
-        **below("model.language_model", {**SHARDED_ATTENTION, **SHARDED_HEAD_NORMS, **SHARDED_MLP}),
-        # On purpose: tower and projector are small, and a picture gives no equal parts (docs/vision.md).
-        "model.visual": "replicated",
-    },
-    vision=Vision(
-        layers="model.visual.blocks",
-        rule="native",
-        # As the published preprocessor_config.json has them.
-        keys={"min_pixels": 65_536, "max_pixels": 16_777_216},
-        mean=HALF,
-        std=HALF,
-        has_mrope=True,
-    ),
+    sharding=beside_tower({**SHARDED_ATTENTION, **SHARDED_HEAD_NORMS, **SHARDED_MLP}, "model.visual"),
+    vision=qwen_vision(65_536, 16_777_216, mean=HALF, std=HALF),
     tiny={
         "text_config": {
             **TINY_TEXT,
