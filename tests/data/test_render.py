@@ -2,8 +2,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vlmforge.data.encode import Encoder
 from vlmforge.data.render import Renderer, TooLongError, find_end_marker, render_prompt
 from vlmforge.data.sample import Place, Sample
+from vlmforge.data.template import render_turns
 from vlmforge.errors import DataError
 
 PLACE = Place("s", 0, "file.jsonl:1")
@@ -188,6 +190,21 @@ def test_a_prompt_that_ends_with_a_space_keeps_its_own_tokens(byte_level):
     assert whole[: len(prompt)] != prompt, "the case is not the one this test is for"
     assert rendered.input_ids[: len(prompt)].tolist() == prompt
     assert trained_runs(tokenizer, rendered) == ["the answer</s>"]
+
+
+@pytest.mark.parametrize("template", ["chatml", "inst", "gemma", "spaced"])
+@pytest.mark.parametrize("kind", ["byte_level", "metaspace"])
+def test_pieces_of_a_conversation_have_the_tokens_of_the_whole(request, kind, template):
+    tokenizer = request.getfixturevalue(kind)(template)
+    encoder = Encoder(tokenizer)
+    by_pieces = []
+    for said in ("the answer", " is\n", "<s>no</s> the", "\n\n42", "<|im_end|>", "é the answer is"):
+        turns = [ASK, answer(said), {"role": "user", "content": said}, answer(f"{said} no")]
+        rendered = render_turns(tokenizer, turns, None)
+        pieces = encoder._encode_pieces(rendered.text, rendered.spans)
+        by_pieces.append(pieces is not None)
+        assert pieces in (None, encoder._encode_whole(rendered.text, rendered.spans))
+    assert any(by_pieces) or template not in ("chatml", "gemma")
 
 
 words = st.text(st.sampled_from("the answer is no\n  .42é"), min_size=1, max_size=25).filter(str.strip)

@@ -12,7 +12,6 @@ otherwise.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -172,20 +171,16 @@ class Renderer:
             turns = render_turns(self._tokenizer, sample.conversation() or (), sample.tools)
         except TemplateError as error:
             raise sample.place.error(error.what, error.fix, "unrenderable") from None
-        starts = [start for start, _ in turns.spans]
-        encoding, first_tokens = self._encoder.encode_turns(turns.text, starts)
-        is_label = [False] * len(encoding.ids)
-        for (_, end), first in zip(turns.spans, first_tokens, strict=True):
-            last = bisect_left(encoding.starts, end, lo=first)
-            is_label[first:last] = [True] * (last - first)
-            marker_end = len(turns.text[:end].rstrip())
-            marker = next(k for k in reversed(range(last)) if encoding.starts[k] < marker_end)
-            if self._labels == "assistant" and encoding.ids[marker] not in self._marker_ids:
+        ids, spans = self._encoder.encode_spans(turns.text, turns.spans)
+        is_label = [False] * len(ids)
+        for span in spans:
+            is_label[span.first : span.stop] = [True] * (span.stop - span.first)
+            if self._labels == "assistant" and ids[span.marker] not in self._marker_ids:
                 raise sample.place.error(
                     "the chat template ends an assistant turn without an end-of-turn token",
                     "end them with the tokenizer's eos token, or use model.chat_template=builtin:chatml",
                 )
-        return encoding.ids, is_label
+        return ids, is_label
 
     def _require_eos(self, place: Place) -> int:
         """The id of the eos token."""
