@@ -158,7 +158,7 @@ def test_a_text_that_spells_the_placeholder_is_refused(seeing: SimpleNamespace) 
 
 
 def test_the_stand_in_is_one_token(seeing: SimpleNamespace) -> None:
-    features = compute_features(seeing.plain, stand_in(seeing.plain))
+    features = compute_features(seeing.plain, stand_in(seeing.plain, torch.device("cpu")))
     assert features.embeds.shape == (1, seeing.plain.config.get_text_config().hidden_size)
     assert all(tensor.shape == features.embeds.shape for tensor in features.deepstack)
 

@@ -27,7 +27,7 @@ def memory_remedies(config: Config, batch: BatchSizes, phase: Phase, *, has_gpu:
         # Validation is cut as training is.
         found += [_smaller_micro_batch(config, batch) if config.data.validation else None, *_smaller_scoring(config)]
     if phase in ("load", "step"):
-        found += [_more_ranks(config, batch) if has_gpu else None, _adapters(config), _half_weights(config)]
+        found += [*(_for_gpus(config, batch) if has_gpu else ()), _adapters(config), _half_weights(config)]
     return [remedy for remedy in found if remedy is not None] or ["a machine with more memory, or a smaller model"]
 
 
@@ -50,7 +50,9 @@ def _smaller_micro_batch(config: Config, batch: BatchSizes) -> str | None:
 def _recompute(config: Config) -> str | None:
     if config.parallelism.recompute == "full":
         return None
-    return "parallelism.recompute=full (slower; changes no number)"
+    # Not every layer can be compiled and recomputed.
+    also = "parallelism.compile=false " if config.parallelism.compile else ""
+    return f"{also}parallelism.recompute=full (slower; changes no number)"
 
 
 def _shorter_rows(config: Config) -> str | None:
@@ -63,6 +65,12 @@ def _shorter_rows(config: Config) -> str | None:
     also = "" if cap is None else f" stage.max_tokens_per_micro_batch={shorter}"
     becomes = {"error": "are then an error", "drop": "are then left out", "truncate": "are then cut"}
     return f"stage.seq_len={shorter}{also} (longer samples {becomes[config.data.on_too_long]}: data.on_too_long)"
+
+
+def _for_gpus(config: Config, batch: BatchSizes) -> Iterator[str | None]:
+    yield _more_ranks(config, batch)
+    if not config.parallelism.cpu_offload:
+        yield "parallelism.cpu_offload=true (weights and optimizer in CPU memory; slower)"
 
 
 def _more_ranks(config: Config, batch: BatchSizes) -> str | None:

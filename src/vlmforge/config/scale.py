@@ -68,6 +68,9 @@ def apply_tiny(
         _shrink_blend(tiny, blend, sees=_sees(tiny, families))
     if not keep_mesh:
         tiny.update("parallelism", TINY_MESH)
+    parallelism = tiny.section("parallelism") or {}
+    # Compiling takes longer than the run, and it needs no GPU from which weights could be taken.
+    tiny.update("parallelism", {key: False for key in ("compile", "cpu_offload") if parallelism.get(key)})
     _shrink_stage(tiny)
     tiny.update("evaluate", TINY_EVALUATE)
     tiny.update("checkpointing", {"every_steps": None})

@@ -130,8 +130,14 @@ class ParallelismConfig:
         "Activations computed again in the backward pass to save memory: none, all but matrix products and "
         "attention, or every layer.",
     )
-    compile: bool = key(False, "Compile each layer with torch.compile; only false in this version.")
-    cpu_offload: bool = key(False, "Keep sharded weights and optimizer in CPU memory; only false in this version.")
+    compile: bool = key(
+        False, "Compile each layer of the language model with torch.compile; docs/training.md says what it gains."
+    )
+    cpu_offload: bool = key(
+        False,
+        "Keep sharded weights, gradients and optimizer in CPU memory and update there; for GPUs, not yet run on one by "
+        "us.",
+    )
 
 
 @dataclass(frozen=True)

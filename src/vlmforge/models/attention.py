@@ -10,6 +10,7 @@ borders come in as `cu_seq_lens_q`, which every transformers decoder hands throu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from vlmforge.models.cpu_attention import CpuAttention, visible
+from vlmforge.models.cpu_attention import attend_on_cpu, visible
 from vlmforge.parallel.context import SequenceSplit
 
 VARLEN = "vlmforge_varlen"
@@ -27,6 +28,9 @@ VARLEN = "vlmforge_varlen"
 # length that it has not seen, and keeps them: 4 MB each, for as many lengths as the data has.
 LENGTH_STEP = 32
 WHOLE = "vlmforge_whole"
+
+# What a compiled layer calls as it is; torch's own type says that such a function takes nothing.
+_uncompiled: Any = torch.compiler.disable
 
 
 def varlen_attention(
@@ -62,21 +66,38 @@ def varlen_attention(
     assert attention_mask is None, "borders say what a token sees, not a mask"
     assert dropout == 0.0, "attention dropout is not supported by varlen attention"
     assert getattr(module, "is_causal", True), "every token sees those before it only"
+    borders, longest = kwargs["cu_seq_lens_q"], kwargs["max_length_q"]
+    split: SequenceSplit | None = kwargs.get("sequence_split")
+    if split is None and softcap is None and not _depends_on_samples(module):
+        return _attend_fused(query, key, value, borders, longest, scaling, sliding_window), None
     attend = partial(
         _attend,
         module,
-        borders=kwargs["cu_seq_lens_q"],
-        longest=kwargs["max_length_q"],
+        borders=borders,
+        longest=longest,
         slice_length=query.shape[2],
         scaling=scaling,
         window=sliding_window,
         softcap=softcap,
     )
-    split: SequenceSplit | None = kwargs.get("sequence_split")
+    return _attend_uncompiled(attend, split, query, key, value), None
+
+
+def _depends_on_samples(module: Any) -> bool:
+    """Whether a layer cuts samples, or scales what it sees by its place in them; of Llama 4."""
+    kinds = getattr(getattr(module, "config", None), "layer_types", None) or ()
+    return "chunked_attention" in kinds or getattr(module, "attn_temperature_tuning", False)
+
+
+# A compiled layer calls this as it is: it asks other ranks, or does something else for every number of samples.
+@_uncompiled
+def _attend_uncompiled(
+    attend: Callable[..., Tensor], split: SequenceSplit | None, query: Tensor, key: Tensor, value: Tensor
+) -> Tensor:
     if split is None:
-        return attend(query, key, value), None
+        return attend(query, key, value)
     shared = (query, split.share_heads(key), split.share_heads(value))
-    return split.gather_heads(attend(*(split.gather_tokens(heads) for heads in shared))), None
+    return split.gather_heads(attend(*(split.gather_tokens(heads) for heads in shared)))
 
 
 def _attend(
@@ -99,12 +120,26 @@ def _attend(
         borders, longest = cut_samples(borders, chunk), min(longest, chunk)
     if softcap is not None:
         return _attend_capped(query, key, value, borders, scaling, window, softcap)
+    return _attend_fused(query, key, value, borders, longest, scaling, window)
+
+
+def _attend_fused(
+    query: Tensor, key: Tensor, value: Tensor, borders: Tensor, longest: int, scaling: float | None, window: int | None
+) -> Tensor:
+    """`[1, T, H, D]`, by the device's own kernel."""
     # The kernel knows half precision only; in fp32 each sample goes through the general one.
     if query.device.type == "cuda" and query.dtype != torch.float32:
         return _flash(query, key, value, borders, longest, scaling, window)
     if query.device.type == "cpu":
         factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return CpuAttention.apply(query, key, value, torch.diff(borders).tolist(), factor, window)
+        return attend_on_cpu(query, key, value, borders, factor, window)
+    return _attend_each(query, key, value, borders, scaling, window)
+
+
+@_uncompiled
+def _attend_each(
+    query: Tensor, key: Tensor, value: Tensor, borders: Tensor, scaling: float | None, window: int | None
+) -> Tensor:
     outputs = [
         _attend_one(q, k, v, scaling, window)
         for q, k, v in zip(*(_split(tensor, borders) for tensor in (query, key, value)), strict=True)

@@ -108,6 +108,16 @@ def find_layers(model: PreTrainedModel) -> list[nn.Module]:
     return [layer for path in paths for layer in _children(model, path, family)]
 
 
+def find_text_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """Those of the language model alone, which are compiled: a tower does something else for every number of pictures.
+
+    Raises:
+        ConfigError: as `find_layers`.
+    """
+    family = find_family(model.config)
+    return _children(model, family.layers, family)
+
+
 def _children(model: PreTrainedModel, path: str, family: Family) -> list[nn.Module]:
     try:
         layers = list(model.get_submodule(path).children())
@@ -143,10 +153,14 @@ def _set_trainable(model: PreTrainedModel, config: Config) -> None:
 def materialise(model: PreTrainedModel, config: Config, device: torch.device, reader: TensorReader) -> None:
     """Give a meta model, sharded or not, its memory on `device` and its first weights, in place.
 
+    Offloaded weights have theirs on the CPU; buffers such as rotary frequencies are always on the device.
+
     Raises:
         CheckpointError: the weights do not fit the model.
     """
-    model.to_empty(device=device)
+    model.to_empty(device="cpu" if config.parallelism.cpu_offload else device)
+    for module in model.modules():
+        module._buffers.update({key: None if b is None else b.to(device) for key, b in module._buffers.items()})
     # to_empty makes every entry anew, which would train two matrices where the model has one.
     model.tie_weights()
     from_files = config.model.init == "pretrained" and config.model.pretrained is not None

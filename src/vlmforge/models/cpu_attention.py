@@ -2,14 +2,15 @@
 
 In bfloat16 that kernel is slower than in float32 with every cast counted (3.1 to 2.3 ms for 192 tokens and 9 heads on
 two cores), less exact, and compiles for each new length code that it keeps: 4 MB each, for as many lengths as the data
-has.
+has. Both are operations of their own, which torch.compile takes as they are: what they run depends on where samples
+end.
 """
 
-# Shapes: T tokens of all samples, L of one, H query heads, K key-value heads, D head_dim.
+# Shapes: T tokens of all samples, L of one, N samples, H query heads, K key-value heads, D head_dim.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,39 +20,99 @@ _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
-class CpuAttention(torch.autograd.Function):
-    """Causal attention of each sample to itself; keeps nothing in float32 but a number for each query and head."""
+def attend_on_cpu(
+    query: Tensor, key: Tensor, value: Tensor, borders: Tensor, scaling: float, window: int | None
+) -> Tensor:
+    """Causal attention of each sample to itself; keeps nothing in float32 but a number for each query and head.
 
-    @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scaling: float, window: int | None
-    ) -> Tensor:
-        """`[1, T, H, D]` from `[1, H, T, D]`, `[1, K, T, D]` and `[1, K, T, D]`; a window counts the token itself."""
-        out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
-        parts = (tensor.split(lengths, dim=2) for tensor in (query, key, value, out.transpose(1, 2)))
-        sums = []
-        for q, k, v, target in zip(*parts, strict=True):
-            result, log_sum = _forward(q, k, v, 0.0, **_mask(q, window), scale=scaling)
+    Args:
+        query: `[1, H, T, D]`.
+        key: `[1, K, T, D]`.
+        value: `[1, K, T, D]`.
+        borders: `[N + 1]`, where samples begin and end.
+        scaling: factor of the scores.
+        window: how many tokens back a token sees, itself counted; None: all.
+
+    Returns:
+        `[1, T, H, D]`.
+    """
+    return _attend(query, key, value, borders, scaling, window)[0]
+
+
+@torch.library.custom_op("vlmforge::cpu_attention", mutates_args=())
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, borders: Tensor, scaling: float, window: int | None
+) -> tuple[Tensor, Tensor]:
+    """What is asked for, and the scores' log sums `[1, H, T]`."""
+    out, log_sums = _empty_results(query)
+    for q, k, v, target, sums in _samples(borders, query, key, value, out.transpose(1, 2), log_sums):
+        result, log_sum = _forward(q, k, v, 0.0, **_mask(q, window), scale=scaling)
+        target.copy_(result)
+        sums.copy_(log_sum)
+    return out, log_sums
+
+
+@_attend.register_fake
+def _(
+    query: Tensor, key: Tensor, value: Tensor, borders: Tensor, scaling: float, window: int | None
+) -> tuple[Tensor, Tensor]:
+    return _empty_results(query)
+
+
+def _empty_results(query: Tensor) -> tuple[Tensor, Tensor]:
+    _, num_heads, num_tokens, head_dim = query.shape
+    out = query.new_empty((1, num_tokens, num_heads, head_dim))
+    # As the kernel lays them out, heads innermost.
+    return out, query.new_empty((1, num_tokens, num_heads), dtype=torch.float32).transpose(1, 2)
+
+
+@torch.library.custom_op("vlmforge::cpu_attention_backward", mutates_args=())
+def _attend_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    log_sums: Tensor,
+    borders: Tensor,
+    scaling: float,
+    window: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, in their type and their layout."""
+    grads = [torch.empty_like(tensor) for tensor in (query, key, value)]
+    read = (grad.transpose(1, 2), query, key, value, out.transpose(1, 2))
+    for *inputs, sums, dq, dk, dv in _samples(borders, *read, log_sums, *grads):
+        mask = _mask(dq, window)
+        results = _backward(*(part.float() for part in inputs), sums, 0.0, **mask, scale=scaling)
+        for target, result in zip((dq, dk, dv), results, strict=True):
             target.copy_(result)
-            sums.append(log_sum)
-        ctx.save_for_backward(query, key, value, out, *sums)
-        ctx.settings = lengths, scaling, window
-        return out
+    return grads[0], grads[1], grads[2]
 
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of query, key and value, in their type and their layout."""
-        query, key, value, out, *sums = ctx.saved_tensors
-        lengths, scaling, window = ctx.settings
-        grads = [torch.empty_like(tensor) for tensor in (query, key, value)]
-        read = (grad_outputs[0].transpose(1, 2), query, key, value, out.transpose(1, 2))
-        parts = (tensor.split(lengths, dim=2) for tensor in (*read, *grads))
-        for (*inputs, dq, dk, dv), log_sum in zip(zip(*parts, strict=True), sums, strict=True):
-            mask = _mask(dq, window)
-            results = _backward(*(part.float() for part in inputs), log_sum, 0.0, **mask, scale=scaling)
-            for target, result in zip((dq, dk, dv), results, strict=True):
-                target.copy_(result)
-        return *grads, None, None, None
+
+@_attend_backward.register_fake
+def _(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, scaling: float = 0.0, window: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    query, key, value, borders, *ctx.settings = inputs
+    ctx.save_for_backward(query, key, value, *output, borders)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return *_attend_backward(grad, *ctx.saved_tensors, *ctx.settings), None, None, None
+
+
+_attend.register_autograd(_differentiate, setup_context=_keep)
+
+
+def _samples(borders: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Each sample's part of each tensor, whose third dim is tokens."""
+    lengths = torch.diff(borders).tolist()
+    return zip(*(tensor.split(lengths, dim=2) for tensor in tensors), strict=True)
 
 
 def visible(length: int, window: int | None, device: torch.device) -> Tensor:

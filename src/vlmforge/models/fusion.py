@@ -65,7 +65,7 @@ def embed(
     """
     embedding: Any = model.get_input_embeddings()
     embeds: Tensor = embedding(input_ids)
-    features = compute_features(model, stand_in(model) if images is None else images)
+    features = compute_features(model, stand_in(model, input_ids.device) if images is None else images)
     everything = (features.embeds, *features.deepstack)
     # Also of pictures none of whose tokens are in this slice.
     zero = torch.stack([(tensor.float() * 0.0).sum() for tensor in everything]).sum()
@@ -88,11 +88,10 @@ def index_images(model: PreTrainedModel, input_ids: Tensor, images: ImageTensors
     return torch.where(is_image, is_image.flatten().cumsum(0).view_as(is_image) - 1, -1)
 
 
-def stand_in(model: PreTrainedModel) -> ImageTensors:
+def stand_in(model: PreTrainedModel, device: torch.device) -> ImageTensors:
     """The smallest picture: one token of zeros."""
     vision, config = find_family(model.config).vision, model.config.vision_config
     assert vision is not None, "a family that sees"
-    device = model.device
     if vision.rule == "native":
         merge = config.spatial_merge_size
         values = config.in_channels * config.temporal_patch_size * config.patch_size**2

@@ -19,10 +19,13 @@ _KEPT = {
     torch.ops.aten._scaled_dot_product_efficient_attention.default,
     torch.ops.aten._scaled_dot_product_cudnn_attention.default,
 }
+# Of attention over packed samples: torch's own for a GPU, and ours.
+_KEPT_NAMESPACES = {"torch_attn", "vlmforge"}
 
 
 def _keep_products(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if op in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+    is_kept = op in _KEPT or getattr(op, "namespace", "") in _KEPT_NAMESPACES
+    return CheckpointPolicy.MUST_SAVE if is_kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def apply_recompute(model: nn.Module, mode: Literal["none", "selective", "full"]) -> None:

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 
 from vlmforge.parallel.watch import doing
@@ -24,6 +24,7 @@ def apply_fsdp(
     reduce_dtype: torch.dtype,
     experts: Sequence[nn.Module] = (),
     expert_mesh: DeviceMesh | None = None,
+    is_offloaded: bool = False,
 ) -> None:
     """Shard each layer by itself and the rest (embedding, norm, head) with the root, in place.
 
@@ -37,22 +38,28 @@ def apply_fsdp(
         expert_mesh: axes `dp_replicate, fsdp` of those.
         param_dtype: type of the gathered weights and of the computation.
         reduce_dtype: type in which gradients are summed.
+        is_offloaded: shards, their gradients and with them the optimizer are in CPU memory.
     """
     policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=reduce_dtype)
-    used = _used_axes(mesh)
+    used, offload = _used_axes(mesh), _offload_policy(mesh, is_offloaded)
     for module in experts:
         assert expert_mesh is not None, "experts apart have a mesh"
-        fully_shard(module, mesh=_used_axes(expert_mesh), mp_policy=policy)
+        fully_shard(module, mesh=_used_axes(expert_mesh), mp_policy=policy, offload_policy=offload)
     for layer in layers:
-        fully_shard(layer, mesh=used, mp_policy=policy)
+        fully_shard(layer, mesh=used, mp_policy=policy, offload_policy=offload)
     # The root's weights are used first and last in a forward: freeing them in between only gathers them twice.
-    fully_shard(root, mesh=used, mp_policy=policy, reshard_after_forward=False)
+    fully_shard(root, mesh=used, mp_policy=policy, offload_policy=offload, reshard_after_forward=False)
     for module in root.modules():
         # One rank sums nothing, and there a factor of 1 would be a division of every gradient by 1.
         if isinstance(module, FSDPModule) and used.size() > 1:
             # gloo cannot scale while it reduces, so the sum is asked for by name.
             module.set_force_sum_reduction_for_comms(True)
             module.set_gradient_divide_factor(1.0)
+
+
+def _offload_policy(mesh: DeviceMesh, is_offloaded: bool) -> OffloadPolicy:
+    """Pinned memory is what copies to and from a GPU overlap with; without one there is none to be had."""
+    return CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if is_offloaded else OffloadPolicy()
 
 
 def _used_axes(mesh: DeviceMesh) -> DeviceMesh:

@@ -84,6 +84,7 @@ def record_logits(root: LossModel, row: Row, rule: ImageRule | None, device: tor
     if root.split is not None:
         hidden_states = root.split.join(hidden_states)
     head: Any = root.model.get_output_embeddings()
-    logits = hidden_states[0, : batch.num_tokens] @ full_tensor(head.weight).detach().T
+    weight = full_tensor(head.weight).detach().to(device, torch.float32)
+    logits = hidden_states[0, : batch.num_tokens].float() @ weight.T
     softcap = getattr(root.model.config, "final_logit_softcapping", None)
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)

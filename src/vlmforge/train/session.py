@@ -25,6 +25,7 @@ from vlmforge.models.build import (
     count_flops_per_token,
     count_parameters,
     find_layers,
+    find_text_layers,
     materialise,
 )
 from vlmforge.models.export import export_model
@@ -39,6 +40,7 @@ from vlmforge.observe.metrics import JsonLines, MetricsWriter
 from vlmforge.observe.progress import Progress
 from vlmforge.observe.speed import measure_matmul_flops
 from vlmforge.observe.trackers import Tracker, build_trackers
+from vlmforge.parallel.compiled import apply_compile
 from vlmforge.parallel.experts import ExpertRanks, build_expert_ranks
 from vlmforge.parallel.mesh import World, barrier
 from vlmforge.parallel.recompute import apply_recompute
@@ -49,7 +51,7 @@ from vlmforge.train.run_folder import RunFolder
 from vlmforge.train.state import TrainState
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass
@@ -170,8 +172,7 @@ def _check_not_beyond(run: RunFolder, step: int, total_steps: int) -> None:
 def build_root(config: Config, world: World) -> LossModel:
     """The sharded model with its first weights, in training mode; the order of the passes is fixed."""
     model = build_on_meta(config)
-    apply_kernels = {"torch": apply_lean, "liger": apply_liger}[config.model.kernels]
-    apply_kernels(model)
+    _apply_kernels(model, config)
     apply_recompute(model, config.parallelism.recompute)
     ranks, experts = _build_ranks(world)
     apart = apply_sharding(model, ranks, experts) if world.axes.tp > 1 or world.axes.ep > 1 else []
@@ -185,9 +186,20 @@ def build_root(config: Config, world: World) -> LossModel:
         expert_mesh=experts.weight_mesh if experts is not None else None,
         param_dtype=TORCH_DTYPES[precision.param_dtype],
         reduce_dtype=TORCH_DTYPES[precision.reduce_dtype],
+        is_offloaded=precision.cpu_offload,
     )
+    if precision.compile:
+        apply_compile(find_text_layers(model))
     materialise(model, config, world.device, SafetensorsReader())
     return root.train()
+
+
+def _apply_kernels(model: PreTrainedModel, config: Config) -> None:
+    """The layers' own kernels, in place; a compiler makes those of plain layers itself, and keeps less for them."""
+    if config.model.kernels == "liger":
+        apply_liger(model)
+    elif not config.parallelism.compile:
+        apply_lean(model)
 
 
 def _build_ranks(world: World) -> tuple[TensorRanks, ExpertRanks | None]:

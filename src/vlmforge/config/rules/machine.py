@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -25,6 +27,41 @@ def check_liger(subject: Subject) -> Iterator[Finding]:
             ("model.kernels",),
             "model.kernels = liger needs the package liger-kernel, which is not installed",
             "pip install 'vlmforge[liger]', or model.kernels=torch",
+        )
+
+
+def check_offload(subject: Subject) -> Iterator[Finding]:
+    """Without a GPU there is nothing to take weights away from."""
+    config = subject.config
+    if config.parallelism.cpu_offload and config.launch.device == "auto" and subject.facts.num_gpus == 0:
+        yield Finding(
+            ("parallelism.cpu_offload",),
+            "parallelism.cpu_offload = true has no effect here: this machine shows no GPU, and all is in CPU memory",
+            "parallelism.cpu_offload=false, or launch.device=cuda if there is one",
+        )
+
+
+def check_compiler(subject: Subject) -> Iterator[Finding]:
+    """torch.compile writes C++ for a CPU, and for a GPU Triton, which builds its launcher with a C compiler."""
+    config = subject.config
+    if not config.parallelism.compile:
+        return
+    is_gpu = config.launch.device == "cuda" or (config.launch.device == "auto" and subject.facts.num_gpus != 0)
+    variable, names = ("CC", ("gcc", "clang")) if is_gpu else ("CXX", ("g++", "clang++"))
+    asked = os.environ.get(variable)
+    if not any(shutil.which(name) for name in ((asked,) if asked else names)):
+        looked = f"{variable} = {asked}" if asked else " and ".join(names)
+        remedy = f"unset {variable}" if asked else f"install {names[0]} (Debian: apt-get install {names[0]})"
+        yield Finding(
+            ("parallelism.compile",),
+            f"parallelism.compile = true needs a compiler, and this machine lacks {looked}",
+            f"{remedy}, or parallelism.compile=false",
+        )
+    if is_gpu and find_spec("triton") is None:
+        yield Finding(
+            ("parallelism.compile",),
+            "parallelism.compile = true needs the package triton on a GPU, which is not installed",
+            "pip install triton, or parallelism.compile=false",
         )
 
 
@@ -53,4 +90,4 @@ def check_gpus(subject: Subject) -> Iterator[Finding]:
         )
 
 
-RULES: tuple[Rule, ...] = (check_liger, check_nodes, check_gpus)
+RULES: tuple[Rule, ...] = (check_liger, check_offload, check_compiler, check_nodes, check_gpus)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from vlmforge.config.derived import derive_batch, derive_world_size, num_ranks_beside_shard
 from vlmforge.config.encode import scalar_text
 from vlmforge.config.rules.finding import Finding, Rule, Subject
+from vlmforge.config.rules.tensor import EXPERTS
 
 # Keys whose other values come with a later version: path, the value that works, what the others are.
 NOT_YET: tuple[tuple[str, object, str], ...] = (
     ("parallelism.pp", 1, "pipeline parallelism"),
-    ("parallelism.compile", False, "compiled layers"),
-    ("parallelism.cpu_offload", False, "offloading to CPU memory"),
     ("checkpointing.async_save", False, "saving in the background"),
 )
 
@@ -115,4 +115,67 @@ def check_precision(subject: Subject) -> Iterator[Finding]:
         )
 
 
-RULES: tuple[Rule, ...] = (check_available, check_axes, check_mesh, check_batch, check_precision)
+def check_offload(subject: Subject) -> Iterator[Finding]:
+    """Weights leave a GPU for the memory of its machine, and nothing else."""
+    config = subject.config
+    if config.parallelism.cpu_offload and config.launch.device == "cpu":
+        yield Finding(
+            ("parallelism.cpu_offload", "launch.device"),
+            "parallelism.cpu_offload = true has no effect with launch.device = cpu: all is in CPU memory already",
+            "parallelism.cpu_offload=false, or launch.device=cuda",
+        )
+
+
+# Of layers that were never compared, compiled, with others.
+NOT_COMPILED = ("attention_chunk_size", *EXPERTS)
+
+
+def check_compiled_layers(subject: Subject) -> Iterator[Finding]:
+    """Compiled are layers for which it was compared."""
+    shape = subject.shape()
+    if not subject.config.parallelism.compile or shape is None:
+        return
+    family = subject.facts.families.get(shape.family or "")
+    field = next((name for name in NOT_COMPILED if shape.fields.get(name) is not None), None)
+    reasons = {
+        f"model {field} = {scalar_text(shape.fields.get(field or ''))}": field is not None,
+        f"family {shape.family}, which sees": family is not None and family.text_section != "",
+        f"model.kernels = {subject.config.model.kernels}": subject.config.model.kernels != "torch",
+    }
+    for reason in [text for text, holds in reasons.items() if holds]:
+        yield Finding(
+            ("parallelism.compile",),
+            f"parallelism.compile = true with {reason}: such layers, compiled, were not yet compared with others",
+            "parallelism.compile=false",
+        )
+
+
+def check_compile(subject: Subject) -> Iterator[Finding]:
+    """What is computed again is a compiled layer in one piece; of one in pieces torch would compile nothing."""
+    chosen, shape = subject.config.parallelism, subject.shape()
+    if not chosen.compile or chosen.recompute == "none":
+        return
+    fields: Mapping[str, Any] = shape.fields if shape is not None else {}
+    causes: dict[str, Any] = {"parallelism.tp": chosen.tp} if chosen.tp > 1 else {}
+    causes |= {"parallelism.cp": chosen.cp} if chosen.cp > 1 else {}
+    capped = fields.get("attn_logit_softcapping")
+    causes |= {"model attn_logit_softcapping": capped} if capped is not None else {}
+    for name, value in list(causes.items())[:1]:
+        yield Finding(
+            ("parallelism.compile", "parallelism.recompute"),
+            f"parallelism.compile = true with parallelism.recompute = {chosen.recompute} and {name} = "
+            f"{scalar_text(value)}: such a layer is compiled in pieces, and what is computed again must be one",
+            "parallelism.compile=false, or parallelism.recompute=none",
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    check_available,
+    check_axes,
+    check_mesh,
+    check_batch,
+    check_precision,
+    check_offload,
+    check_compiled_layers,
+    check_compile,
+)
