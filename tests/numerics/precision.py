@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,23 @@ from unittest import mock
 
 import torch
 
-from tests.numerics.harness import Case, configure
+from vlmforge.commands.configuring import load_config
+from vlmforge.commands.request import Request
 from vlmforge.config.derived import Axes
 from vlmforge.config.schema import Config
 
 MESHES = {"dp_shard2": Axes(dp_shard=2), "tp2": Axes(tp=2), "cp2": Axes(cp=2)}
-FULL = Case("qwen3", False, "best_fit", 2, num_steps=2)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained, for two steps of packed rows."""
+
+    family: str
+    is_lora: bool = False
+
+
+FULL = Case("qwen3")
 LORA = replace(FULL, is_lora=True)
 
 BF16 = {"param_dtype": "bfloat16"}
@@ -36,9 +47,27 @@ COMPILED: Mapping[str, tuple[Case, dict[str, Any]]] = {
 }
 
 
-def configure_run(case: Case, changes: Mapping[str, Any], folder: Path, axes: Axes | None = None) -> Config:
+def configure(case: Case, folder: Path, axes: Axes | None = None, **changes: Any) -> Config:
     """A case with other keys of `parallelism`; past the check that keeps offloading to machines with a GPU."""
-    config = configure(case, folder, axes)
+    overrides = [
+        *(f"parallelism.{axis}={size}" for axis, size in asdict(axes or Axes()).items()),
+        f"model.pretrained={folder / case.family}",
+        "model.attention=varlen",
+        "parallelism.param_dtype=float32",
+        "stage.seq_len=160",
+        "stage.packing=best_fit",
+        "stage.packing_window=12",
+        "stage.micro_batch_size=2",
+        "stage.global_batch_size=4",
+        "stage.max_steps=2",
+        "stage.optimizer.eps=1e-6",
+    ]
+    if case.is_lora:
+        adapter = folder / f"{case.family}-adapter"
+        overrides += ["stage.kind=lora", "stage.adapter.rank=4", "stage.adapter.alpha=8"]
+        overrides.append(f"stage.adapter.path={adapter}")
+    recipe = str(Path(__file__).parent / "parity.yaml")
+    config = load_config(Request("train", {"recipe": [recipe]}, overrides), environ={}).config
     return replace(config, parallelism=replace(config.parallelism, **changes))
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.numerics.harness import configure, run_vlmforge
-from tests.numerics.precision import BF16, COMPILED, FULL, LORA, MESHES, configure_run
+from tests.numerics.precision import BF16, COMPILED, FULL, LORA, MESHES, configure
 from tests.support.ranks import start_ranks, wait_for_ranks
 from tests.support.tiny import make_adapter, make_base
 from vlmforge.config.derived import Axes
 from vlmforge.parallel.mesh import open_world
 from vlmforge.train.parity import Bounds, Record, compare
 from vlmforge.train.plain_loop import record_plain
+from vlmforge.train.recording import record_mesh
 
 # Of one kind of layer, with and without gradients, in one piece or in as many as there are calls to other ranks.
 MOST_GRAPHS = {"dp_shard2": 4, "tp2": 30}
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open_world(Axes(), "cpu", 60.0) as world:
         for name, case in (("bf16", FULL), ("bf16-lora", LORA)):
             record_plain(configure(case, folder)).save(folder / f"fp32-{name}")
-            run_vlmforge(case, configure_run(case, BF16, folder), world).save(folder / f"single-{name}")
+            record_mesh(configure(case, folder, **BF16), world).save(folder / f"single-{name}")
     wait_for_ranks(ranks, timeout_seconds=600)
     return folder
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from tests.numerics.harness import Case, run_vlmforge
-from tests.numerics.precision import COMPILED, MESHES, RUNS, configure_run, traced_only
+from tests.numerics.precision import COMPILED, MESHES, RUNS, Case, configure, traced_only
 from vlmforge.parallel.mesh import World, open_world
+from vlmforge.train.recording import record_mesh
 
 
 def main(folder: Path) -> None:
@@ -36,7 +36,7 @@ def record_compiled(mesh: str, world: World, folder: Path) -> None:
 
 
 def record(name: str, case: Case, changes: Mapping[str, Any], world: World, folder: Path) -> None:
-    kept = run_vlmforge(case, configure_run(case, changes, folder, world.axes), world)
+    kept = record_mesh(configure(case, folder, world.axes, **changes), world)
     if world.is_main:
         kept.save(folder / name)
 
