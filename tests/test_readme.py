@@ -48,7 +48,7 @@ def test_every_command_in_the_docs_names_a_verb_and_a_recipe_that_exist(path: Pa
 
 def test_links_lead_somewhere() -> None:
     for path in DOCS:
-        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+        for target in re.findall(r'\]\(([^)#:\s]+)(?: "[^"]*")?\)', path.read_text()):
             assert (path.parent / target).exists(), (path.name, target)
 
 

@@ -1,54 +1,165 @@
-"""The cells of family x mesh x full or LoRA that are compared with a plain loop, one start of processes for each mesh.
+"""What is trained on which mesh: every family, in full and with adapters, and on some meshes more.
 
-The suite trains each cell once: in full on packed rows, with adapters on ragged ones, because what is special to each
-lies elsewhere, and CPU time is dear. `support_matrix.py` trains each on both, for longer, and writes the page.
+A cell is a family on a mesh, in full or with adapters. The suite trains each once, in full on packed rows and with
+adapters on ragged ones, because what is special to each lies elsewhere, and five steps only in full on few ranks,
+because CPU time is dear; `support_matrix.py` trains each on both kinds of rows, for five steps on every mesh.
 """
 
 from __future__ import annotations
 
-from tests.numerics.harness import Case
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from tests.numerics.case import GLOBAL_BATCH_SIZE, Case
 from vlmforge.config.derived import Axes
 from vlmforge.models import FAMILIES
 
-TRAINED = tuple(name for name, family in FAMILIES.items() if family.vision is None)
-# World size to mesh, with the families that are trained on it.
-MESHES: dict[int, dict[str, tuple[Axes, tuple[str, ...]]]] = {
-    2: {
-        "dp_shard2": (Axes(dp_shard=2), TRAINED),
-        "dp_replicate2": (Axes(dp_replicate=2), TRAINED),
-        "cp2": (Axes(cp=2), TRAINED),
-    },
-    4: {
-        "dp_replicate2-dp_shard2": (Axes(dp_replicate=2, dp_shard=2), TRAINED),
-        "dp_shard2-cp2": (Axes(dp_shard=2, cp=2), TRAINED),
-    },
+EXPERTS = ("qwen3_moe", "llama4")
+# Of each kind of layers one, where a mesh is a product of what is compared for all.
+FEW = ("qwen3", "qwen3_moe", "qwen3_vl")
+
+SINGLE = "single"
+# The columns of the support matrix, with the families that are trained on them.
+MATRIX: Mapping[str, tuple[Axes, tuple[str, ...]]] = {
+    SINGLE: (Axes(), tuple(FAMILIES)),
+    "dp_shard2": (Axes(dp_shard=2), tuple(FAMILIES)),
+    "dp_replicate2": (Axes(dp_replicate=2), tuple(FAMILIES)),
+    "tp2": (Axes(tp=2), tuple(FAMILIES)),
+    "cp2": (Axes(cp=2), tuple(FAMILIES)),
+    "ep2": (Axes(dp_shard=2, ep=2), EXPERTS),
+    "dp_replicate2-dp_shard2": (Axes(dp_replicate=2, dp_shard=2), tuple(FAMILIES)),
+    "dp_shard2-tp2": (Axes(dp_shard=2, tp=2), tuple(FAMILIES)),
+    "dp_shard2-cp2": (Axes(dp_shard=2, cp=2), tuple(FAMILIES)),
+    "cp2-tp2": (Axes(cp=2, tp=2), FEW),
+    "dp_shard2-tp2-ep4": (Axes(dp_shard=2, tp=2, ep=4), EXPERTS),
+    "dp_replicate2-dp_shard2-ep2": (Axes(dp_replicate=2, dp_shard=2, ep=2), EXPERTS),
+}
+# Of two key-value heads, cp 4 gives each rank a copy.
+MESHES: Mapping[str, Axes] = {**{mesh: axes for mesh, (axes, _) in MATRIX.items()}, "cp4": Axes(cp=4)}
+WORLD_SIZES = (2, 4)
+
+# What an update makes of the first gradient shows in the second step, what the next one makes of that in the third.
+FEW_STEPS = 3
+PACKED = Case(packing="best_fit", micro_batch_size=2)
+
+
+def matrix_case(family: str, is_lora: bool, is_packed: bool, mesh: str) -> Case:
+    """A cell on packed rows, or on ragged ones: unpacked and cut by tokens."""
+    if not is_packed:
+        return Case(family, is_lora, max_tokens=240)
+    rows = min(2, GLOBAL_BATCH_SIZE // MESHES[mesh].num_data_ranks)
+    return Case(family, is_lora, "best_fit", rows)
+
+
+def cell_case(family: str, is_lora: bool, mesh: str) -> Case:
+    """How the suite trains a cell."""
+    case = matrix_case(family, is_lora, is_packed=not is_lora, mesh=mesh)
+    is_short = is_lora or MESHES[mesh].world_size > 2
+    return replace(case, num_steps=FEW_STEPS) if is_short else case
+
+
+CELLS = tuple(
+    (mesh, cell_case(family, is_lora, mesh))
+    for mesh, (_, families) in MATRIX.items()
+    for family in families
+    for is_lora in (False, True)
+)
+
+# Every cut of the rows, and ranks and micro-batches that have nothing to train while others have.
+CUTS = tuple(
+    Case(family, is_lora, packing, rows)
+    for family, cuts in (("llama", (1, 2, 4)), ("qwen2", (2,)))
+    for is_lora in (False, True)
+    for packing in ("none", "best_fit")
+    for rows in cuts
+)
+SINGLE_ROWS = tuple(case for case in CUTS if case.family == "qwen2" or case.micro_batch_size == 1)
+HOLES = (
+    Case(micro_batch_size=1, has_holes=True),
+    Case(is_lora=True, micro_batch_size=2, has_holes=True),
+    Case(max_tokens=160, has_holes=True),
+)
+# Rows of up to 160 tokens, cut into three or four micro-batches on one rank, and two on each of two.
+BY_TOKENS = Case(max_tokens=160)
+# What must change nothing but what it says.
+ATTENTIONS = (replace(PACKED, attention="sdpa"), replace(PACKED, attention="eager"))
+RECOMPUTED = (
+    replace(PACKED, recompute="full"),
+    replace(PACKED, recompute="selective"),
+    replace(PACKED, is_lora=True, recompute="full"),
+)
+# A row without a picture is a micro-batch of its own; a frozen tower; pictures seen again in the backward pass.
+PICTURES = (
+    Case("qwen3_vl", False, micro_batch_size=1),
+    Case("qwen2_5_vl", False, "best_fit", 2, trainable="projector"),
+    Case("qwen3_vl", False, "best_fit", 2, recompute="full"),
+)
+
+MORE: Mapping[str, tuple[Case, ...]] = {
+    SINGLE: (*CUTS, BY_TOKENS, *ATTENTIONS, *RECOMPUTED, *HOLES, PICTURES[0]),
+    "dp_shard2": (*CUTS, BY_TOKENS, *ATTENTIONS, *RECOMPUTED, *HOLES, *PICTURES),
+    "dp_replicate2": (*SINGLE_ROWS, BY_TOKENS, RECOMPUTED[0], *HOLES, PICTURES[0]),
+    "tp2": (
+        Case("qwen3", True, recompute="selective"),
+        replace(PACKED, family="qwen3", recompute="full"),
+        replace(PACKED, family="gemma2", attention="eager"),
+        HOLES[0],
+        *PICTURES,
+    ),
+    # Activations are exchanged again in the backward pass.
+    "cp2": (
+        *SINGLE_ROWS,
+        BY_TOKENS,
+        *RECOMPUTED,
+        *HOLES,
+        *PICTURES,
+    ),
+    "cp4": (PACKED,),
+}
+
+# Each takes one mechanism out; the mesh on which that must be noticed.
+BROKEN: Mapping[Case, str] = {
+    replace(case, num_steps=FEW_STEPS): mesh
+    for case, mesh in {
+        replace(PACKED, mutation="no-label-count-reduction"): "dp_shard2",
+        replace(PACKED, mutation="no-adapter-reduction", is_lora=True): "dp_shard2",
+        replace(PACKED, mutation="use-cache", attention="sdpa"): SINGLE,
+        replace(PACKED, mutation="labels-counted-twice"): "cp2",
+        replace(PACKED, mutation="no-gradient-exchange", is_lora=True): "cp2",
+        replace(PACKED, mutation="no-kv-gradient-reduction"): "cp4",
+        replace(PACKED, family="qwen3", mutation="no-head-norm-reduction"): "tp2",
+        replace(PACKED, is_lora=True, packing="none", mutation="no-low-rank-reduction"): "tp2",
+    }.items()
 }
 
 
-def cell_case(family: str, is_lora: bool) -> Case:
-    """How the suite trains a cell."""
-    return Case(family, is_lora, "none" if is_lora else "best_fit", num_steps=3)
+def cases_on(mesh: str) -> tuple[Case, ...]:
+    """What the suite trains on a mesh, each once: its cells, what else fits on it, and what it must notice."""
+    more = [
+        # The rows with holes are made for five steps.
+        case if case.has_holes else replace(case, num_steps=FEW_STEPS)
+        for case in MORE.get(mesh, ())
+        if _fits(case, MESHES[mesh])
+    ]
+    named = {case.name: case for case in [*more, *(case for on, case in CELLS if on == mesh)]}
+    return (*named.values(), *(case for case, on in BROKEN.items() if on == mesh))
 
 
-def page_cases(family: str) -> dict[tuple[bool, str], Case]:
-    """How a cell is trained for the page: in full and by LoRA, both packed, and unpacked and cut by tokens (ragged)."""
-    return {
-        (is_lora, cut): Case(family, is_lora, "best_fit")
-        if cut == "packed"
-        else Case(family, is_lora, "none", max_tokens=160)
+def shown_on(mesh: str, words: Collection[str]) -> tuple[Case, ...]:
+    """What the support matrix shows of a mesh, for the meshes and families among some words."""
+    if mesh not in words or mesh not in MATRIX:
+        return ()
+    return tuple(
+        matrix_case(family, is_lora, is_packed, mesh)
+        for family in MATRIX[mesh][1]
+        if family in words
         for is_lora in (False, True)
-        for cut in ("packed", "ragged")
-    }
+        for is_packed in (True, False)
+    )
 
 
-def cells_of(mesh: str) -> list[Case]:
-    """What the suite trains on a mesh."""
-    return [cell_case(family, is_lora) for family in families_on(mesh) for is_lora in (False, True)]
+def _fits(case: Case, axes: Axes) -> bool:
+    return case.micro_batch_size * axes.num_data_ranks <= GLOBAL_BATCH_SIZE
 
 
-def families_on(mesh: str) -> tuple[str, ...]:
-    """The families that are trained on a mesh."""
-    return next(meshes[mesh][1] for meshes in MESHES.values() if mesh in meshes)
-
-
-CELLS = [(mesh, case) for meshes in MESHES.values() for mesh in meshes for case in cells_of(mesh)]
+ALL = tuple((mesh, case) for mesh in MESHES for case in cases_on(mesh))

@@ -1,7 +1,7 @@
 """The support matrix: every family on every mesh, in full and with adapters, packed and ragged, as measured.
 
-`python -m tests.numerics.support_matrix [family ...]` trains every cell (of these families), writes what was measured
-to docs/support-matrix.json, and the page from that file. Nothing in either is typed by hand.
+`python -m tests.numerics.support_matrix [family or mesh ...]` trains every cell (of these families, on these meshes),
+writes what was measured to docs/support-matrix.json, and the page from that file. Nothing in either is typed by hand.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.numerics.cells import MESHES, TRAINED, cell_case, families_on, page_cases
-from tests.numerics.harness import NUM_STEPS, configure, read_refusal
-from tests.support.ranks import start_ranks, wait_for_ranks
+from tests.numerics.case import NUM_STEPS, load_case
+from tests.numerics.cells import MATRIX, MESHES, SINGLE, WORLD_SIZES, cell_case, matrix_case, shown_on
+from tests.numerics.results import one_thread, read_difference, read_refusal, train, train_plain
+from tests.support.ranks import start_groups, wait_for_ranks
 from tests.support.runs import ROOT
 from tests.support.tiny import make_adapter, make_base
-from vlmforge.train.parity import Bounds, Difference, Record, compare
-from vlmforge.train.plain_loop import record_plain
+from vlmforge.models import FAMILIES
+from vlmforge.parallel.mesh import open_world
+from vlmforge.train.parity import Bounds, Difference
 
 RESULTS = ROOT / "docs/support-matrix.json"
 PAGE = ROOT / "docs/support-matrix.md"
 KINDS = {"full": False, "lora": True}
-COLUMNS = [mesh for meshes in MESHES.values() for mesh in meshes]
+CUTS = {"packed": True, "ragged": False}
 
 HEAD = f"""\
 # Support matrix
@@ -33,11 +35,13 @@ Every family on every mesh, as measured, not as intended: `python -m tests.numer
 of each family, with the family's own classes, for {NUM_STEPS} steps in float32, once packed and once in ragged
 micro-batches, and compares with a plain transformers (and peft) loop: every step's loss to {Bounds().losses:.0e}, every
 step's gradient norm to {Bounds().grad_norms:.0e}, every single parameter's gradient in the first step to
-{Bounds().grads:.0e}, all relative. That command writes this page too.
+{Bounds().grads:.0e}, all relative. That command writes this page too. Families that see are trained on pictures, in
+three of four rows. AdamW's epsilon was EPS.
 
 The number of a cell is the largest difference of any parameter's gradient. It links to the test that trains the same
-cell on every change of the code; behind the `#` stands which of its cases. "refused": `vlmforge validate` says why, and
-so does the last table. [Parity](parity.md) does the same for a recipe and a mesh of yours.
+cell on every change of the code; the tool tip has the test's name. "refused": `vlmforge validate` says why, and so does
+the last table. An empty cell is not measured: the mesh spreads experts, and the family has none, or it is a product of
+meshes that are measured one by one. [Parity](parity.md) does the same for a recipe and a mesh of yours.
 """
 
 Cells = dict[str, Any]
@@ -47,35 +51,45 @@ def cell_name(family: str, mesh: str, kind: str) -> str:
     return f"{family} {mesh} {kind}"
 
 
-def measure(families: Sequence[str]) -> Cells:
-    """Train the cells of some families; cell name to what was measured, or why it is refused."""
+def all_names() -> set[str]:
+    return {cell_name(family, mesh, kind) for mesh, (_, on) in MATRIX.items() for family in on for kind in KINDS}
+
+
+def measure(families: Sequence[str], meshes: Sequence[str]) -> Cells:
+    """Train some cells; cell name to what was measured, or why it is refused."""
+    words = (*families, *meshes)
     with tempfile.TemporaryDirectory(prefix="vlmforge-matrix-") as name:
         folder = Path(name)
         for family in families:
             make_adapter(folder / f"{family}-adapter", make_base(folder / family, family))
-            for case in page_cases(family).values():
-                record_plain(configure(case, folder)).save(folder / f"plain-{case.name}")
-        for size in MESHES:
-            wait_for_ranks(start_ranks("tests.numerics.worker_cells", size, folder, *families), timeout_seconds=7200)
+        sizes = [size for size in WORLD_SIZES if any(MESHES[mesh].world_size == size for mesh in meshes)]
+        ranks = start_groups("tests.numerics.worker", sizes, folder, *words) if sizes else []
+        cases = {case for mesh in meshes for case in shown_on(mesh, words)}
+        with one_thread():
+            for case in {case.reference for case in cases}:
+                train_plain(case, folder)
+            with open_world(MESHES[SINGLE], "cpu", 60.0) as world:
+                for case in shown_on(SINGLE, words):
+                    train(case, SINGLE, world, folder)
+        wait_for_ranks(ranks, timeout_seconds=7200)
         return {
             cell_name(family, mesh, kind): _cell(family, mesh, is_lora, folder)
-            for mesh in COLUMNS
-            for family in families
-            if family in families_on(mesh)
+            for mesh in meshes
+            for family in MATRIX[mesh][1]
+            if family in families
             for kind, is_lora in KINDS.items()
         }
 
 
 def _cell(family: str, mesh: str, is_lora: bool, folder: Path) -> Cells:
     cell: Cells = {}
-    for (of_lora, cut), case in page_cases(family).items():
-        if of_lora != is_lora:
-            continue
+    for cut, is_packed in CUTS.items():
+        case = matrix_case(family, is_lora, is_packed, mesh)
         refusal = read_refusal(folder, mesh, case)
         if refusal is not None:
             return {"refused": refusal}
-        ours, plain = Record.load(folder / f"{mesh}-{case.name}"), Record.load(folder / f"plain-{case.name}")
-        cell[cut] = _numbers(compare(ours, plain))
+        eps = load_case(case, folder).config.stage.optimizer.eps
+        cell[cut] = {**_numbers(read_difference(folder, mesh, case)), "eps": eps}
     return cell
 
 
@@ -92,11 +106,12 @@ def _numbers(difference: Difference) -> Cells:
 
 def render(cells: Mapping[str, Any]) -> str:
     """The page of the results."""
-    lines = [HEAD]
+    eps = {run["eps"] for cell in cells.values() if "refused" not in cell for run in cell.values()}
+    lines = [HEAD.replace("EPS", " and ".join(f"{value:.0e}" for value in sorted(eps)))]
     for kind, title in zip(KINDS, ("In full", "With adapters (LoRA)"), strict=True):
-        lines += [f"## {title}", "", f"| family | {' | '.join(COLUMNS)} |", f"|---|{'---|' * len(COLUMNS)}"]
-        for family in TRAINED:
-            row = [_show(cells.get(cell_name(family, mesh, kind)), family, mesh, kind) for mesh in COLUMNS]
+        lines += [f"## {title}", "", f"| family | {' | '.join(MATRIX)} |", f"|---|{'---|' * len(MATRIX)}"]
+        for family in FAMILIES:
+            row = [_show(cells.get(cell_name(family, mesh, kind)), family, mesh, kind) for mesh in MATRIX]
             lines.append(f"| {family} | {' | '.join(row)} |")
         lines.append("")
     refused = {name: cell["refused"] for name, cell in cells.items() if "refused" in cell}
@@ -116,15 +131,17 @@ def _show(cell: Mapping[str, Any] | None, family: str, mesh: str, kind: str) -> 
     if any("broken" in run for run in cell.values()):
         return "**wrong**"
     worst = max(run["grad"] for run in cell.values())
-    return f"[{worst:.0e}](../tests/numerics/test_cells.py#{mesh}-{cell_case(family, KINDS[kind]).name})"
+    return f'[{worst:.0e}](../tests/numerics/test_cells.py "{mesh}-{cell_case(family, KINDS[kind], mesh).name}")'
 
 
-def main(families: Sequence[str]) -> None:
-    """Measure some families, or all, and write both files."""
-    measured = list(families) or list(TRAINED)
+def main(words: Sequence[str]) -> None:
+    """Measure some cells, or all, and write both files; cells that are no longer there go."""
+    families, meshes = ([name for name in known if name in words] or list(known) for known in (FAMILIES, MATRIX))
+    assert set(words) <= {*families, *meshes}, "names of families and of meshes of the table"
+    measured = measure(families, meshes)
     old: Cells = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    kept = {name: cell for name, cell in old.items() if name.split()[0] not in measured and name.split()[0] in TRAINED}
-    cells = dict(sorted({**kept, **measure(measured)}.items()))
+    kept = {name: cell for name, cell in old.items() if name in all_names()}
+    cells = dict(sorted({**kept, **measured}.items()))
     RESULTS.write_text(json.dumps(cells, indent=1) + "\n")
     PAGE.write_text(render(cells))
 

@@ -11,11 +11,24 @@ from tests.support.runs import ROOT, environment
 
 
 def start_ranks(module: str, world_size: int, folder: Path, *words: str) -> list[subprocess.Popen[str]]:
-    """`python -m <module> <folder> <words>` as so many ranks; they meet through a file in the folder.
+    """`python -m <module> <folder> <words>` as so many ranks; they meet through a file in the folder."""
+    return start_groups(module, (world_size,), folder, *words)
+
+
+def start_groups(module: str, world_sizes: Sequence[int], folder: Path, *words: str) -> list[subprocess.Popen[str]]:
+    """The same as several groups of ranks, each of which finds a place of its own to meet.
 
     One process imports the module and forks the ranks: importing torch and transformers takes longer than most tests.
     """
-    command = [sys.executable, "-m", "tests.support.fork_ranks", str(world_size), module, str(folder), *words]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.fork_ranks",
+        ",".join(map(str, world_sizes)),
+        module,
+        str(folder),
+        *words,
+    ]
     return [
         subprocess.Popen(
             command,

@@ -75,7 +75,9 @@ def _backward(model: Any, samples: Sequence[RenderedSample], rule: ImageRule | N
         logits = _logits(model, sample, rule)
         # The token at t + 1 is predicted from position t, if it is trained.
         loss = F.cross_entropy(logits[:-1][is_label[1:]], ids[1:][is_label[1:]], reduction="sum") / count
-        loss.backward()
+        # Of a frozen language model, a sample without a picture has nothing to train.
+        if loss.requires_grad:
+            loss.backward()
         total += loss.item()
     return total
 
