@@ -127,6 +127,22 @@ VERBS: Mapping[str, Verb] = {
             "generate recipe=quickstart scale=tiny prompt=hello stage.generation.max_new_tokens=8",
         ),
     ),
+    "convert": Verb(
+        "vlmforge.commands.convert",
+        "join a vision tower and a language model, or go from and to the files of published models",
+        {
+            "tower": "folder or hub id of a vision tower",
+            "language_model": "folder or hub id of a language model",
+            "checkpoint": "a published model's folder or hub id, or with layout the export/ of a stitched model",
+            "layout": "nvlm_d or nemotron_nano_vl: write the files as that published model has them",
+            "output": "the folder to write",
+        },
+        (
+            "convert model=mistral_clip tower=clip language_model=mistral output=stitched/mistral_clip",
+            "convert model=nvlm_d_72b checkpoint=nvidia/NVLM-D-72B output=stitched/nvlm_d_72b",
+            "convert checkpoint=runs/nvlm/export layout=nvlm_d output=published",
+        ),
+    ),
 }
 
 OPTIONS = """options

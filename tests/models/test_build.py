@@ -41,6 +41,8 @@ def test_random_weights_follow_transformers_rules(family: str) -> None:
     model = build(Config(model=ModelConfig(family=family, init="random", config=fields)))
     plain = auto_class(model.config).from_config(model.config)
     for (name, ours), (_, theirs) in zip(model.named_parameters(), plain.named_parameters(), strict=True):
+        if name.endswith("class_embedding"):
+            continue
         if ours.ndim > 1:
             # The deviation of n numbers is known to about 0.7 / sqrt(n) of itself.
             assert ours.std().item() == pytest.approx(theirs.std().item(), rel=5 / ours.numel() ** 0.5), name
@@ -111,4 +113,4 @@ def test_a_model_type_without_a_family_is_refused(tmp_path: Path) -> None:
     AutoConfig.for_model("gpt2").save_pretrained(tmp_path)
     problems = check_on_meta(Config(model=ModelConfig(pretrained=str(tmp_path))))
     assert "gpt2" in problems[0].what
-    assert "qwen3_vl or internvl" in problems[0].fix
+    assert "internvl or vlmforge_stitched" in problems[0].fix

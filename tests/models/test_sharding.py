@@ -24,11 +24,11 @@ def build(family: str) -> PreTrainedModel:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_table_speaks_of_every_parameter_and_adapters_change_nothing_in_that(name: str) -> None:
-    model = build(name)
+    model, family = build(name), FAMILIES[name].narrow(FAMILIES[name].tiny)
     assert check_sharding(model, tp=2) == []
-    before = match_rows(model, FAMILIES[name]).modules
+    before = match_rows(model, family).modules
     apply_adapter(model, AdapterConfig(rank=2, target_modules=("q_proj", "o_proj")))
-    assert match_rows(model, FAMILIES[name]).modules == before
+    assert match_rows(model, family).modules == before
     assert check_sharding(model, tp=2) == []
 
 

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.numerics.case import NUM_STEPS, load_case
-from tests.numerics.cells import MATRIX, MESHES, SINGLE, WORLD_SIZES, cell_case, matrix_case, shown_on
+from tests.numerics.cells import MATRIX, MESHES, NAMES, SINGLE, WORLD_SIZES, cell_case, matrix_case, shown_on
 from tests.numerics.results import one_thread, read_difference, read_refusal, train, train_plain
 from tests.support.ranks import start_groups, wait_for_ranks
 from tests.support.runs import ROOT
 from tests.support.tiny import make_adapter, make_base
-from vlmforge.models import FAMILIES
 from vlmforge.parallel.mesh import open_world
 from vlmforge.train.parity import Bounds, Difference
 
@@ -110,7 +109,7 @@ def render(cells: Mapping[str, Any]) -> str:
     lines = [HEAD.replace("EPS", " and ".join(f"{value:.0e}" for value in sorted(eps)))]
     for kind, title in zip(KINDS, ("In full", "With adapters (LoRA)"), strict=True):
         lines += [f"## {title}", "", f"| family | {' | '.join(MATRIX)} |", f"|---|{'---|' * len(MATRIX)}"]
-        for family in FAMILIES:
+        for family in NAMES:
             row = [_show(cells.get(cell_name(family, mesh, kind)), family, mesh, kind) for mesh in MATRIX]
             lines.append(f"| {family} | {' | '.join(row)} |")
         lines.append("")
@@ -136,7 +135,7 @@ def _show(cell: Mapping[str, Any] | None, family: str, mesh: str, kind: str) -> 
 
 def main(words: Sequence[str]) -> None:
     """Measure some cells, or all, and write both files; cells that are no longer there go."""
-    families, meshes = ([name for name in known if name in words] or list(known) for known in (FAMILIES, MATRIX))
+    families, meshes = ([name for name in known if name in words] or list(known) for known in (NAMES, MATRIX))
     assert set(words) <= {*families, *meshes}, "names of families and of meshes of the table"
     measured = measure(families, meshes)
     old: Cells = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}

@@ -16,6 +16,7 @@ from vlmforge.models import FAMILIES
 from vlmforge.models.build import auto_class
 from vlmforge.models.shape import build_hf_config
 from vlmforge.models.tokenizer import build_byte_tokenizer
+from vlmforge.models.towers import TOWERS
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -51,7 +52,14 @@ EXTRA_FIELDS = {
     "qwen2_5_vl": {"tie_word_embeddings": True},
     "qwen3_vl": {"tie_word_embeddings": True},
     # With norms over queries and keys, as the tower of 6B parameters has them.
+    "stitched": {},
     "internvl": {"tie_word_embeddings": False, "vision_config": {"use_qk_norm": True, "norm_type": "rms_norm"}},
+}
+
+EXTRA_TOWER_FIELDS = {
+    "internvit": {"use_qk_norm": True, "norm_type": "rms_norm", "qkv_bias": False},
+    # Places drawn at random are no two runs' the same.
+    "radio": {"num_cls_tokens": 3, "num_registers": 5, "crops_positions": False},
 }
 
 
@@ -61,20 +69,37 @@ def merge(fields: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     return {**fields, **more, **both}
 
 
+def stitched_fields(tower: str, text: str) -> dict[str, Any]:
+    """The tiny stitched model of a tower, by the beginning of its model_type, and a language model."""
+    kind = next(kind for kind in TOWERS if kind.removeprefix("vlmforge_").startswith(tower))
+    types = {"text_config": {"model_type": text}, "vision_config": {"model_type": kind}}
+    extra = {"text_config": EXTRA_FIELDS[text], "vision_config": EXTRA_TOWER_FIELDS.get(tower, {})}
+    tied = extra["text_config"].get("tie_word_embeddings", False)
+    text_fields = {name: value for name, value in extra["text_config"].items() if name != "tie_word_embeddings"}
+    more = {**extra, "text_config": text_fields, "tie_word_embeddings": tied}
+    return merge(FAMILIES["stitched"].narrow(types).tiny, more)
+
+
 def load_plain(folder: Path) -> Any:
     """What plain transformers makes of a folder."""
     return auto_class(AutoConfig.from_pretrained(folder)).from_pretrained(folder)
 
 
 def make_base(folder: Path, family: str) -> Path:
-    """Random weights, larger than usual so that attention and positions matter."""
+    """Random weights, larger than usual so that attention and positions matter.
+
+    Of a stitched model the tower and the language model may be named: `stitched-radio-qwen2`.
+    """
     torch.manual_seed(0)
-    fields = merge(FAMILIES[family].tiny, EXTRA_FIELDS[family])
-    for section in FAMILIES[family].sections:
+    name, _, parts = family.partition("-")
+    fields = merge(FAMILIES[name].tiny, EXTRA_FIELDS[name])
+    if parts:
+        fields = stitched_fields(*parts.split("-"))
+    for section in FAMILIES[name].sections:
         fields[section] = {**fields[section], "initializer_range": 0.1}
-    if not FAMILIES[family].sections:
+    if not FAMILIES[name].sections:
         fields["initializer_range"] = 0.1
-    shape = build_hf_config(ModelConfig(family=family, config=fields))
+    shape = build_hf_config(ModelConfig(family=name, config=fields))
     model: Any = auto_class(shape).from_config(shape)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):

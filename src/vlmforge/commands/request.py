@@ -19,6 +19,9 @@ ARGUMENTS = (
     "html",
     "tasks",
     "reference",
+    "tower",
+    "language_model",
+    "layout",
     "world_size",
     "check_data",
 )

@@ -11,6 +11,8 @@ exported tokenizer keeps its rules.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -167,4 +169,18 @@ def trains_line_end(template: object) -> bool:
     Args:
         template: the text of a tokenizer's chat template, or whatever else stands in its place.
     """
-    return isinstance(template, str) and template in _TRAINING_LINE_ENDS
+    return isinstance(template, str) and strip_image_words(template) in _TRAINING_LINE_ENDS
+
+
+_WORDS = re.compile(r"\{%- set vision_bos_token, image_token, vision_eos_token = .*? -%\}\n")
+
+
+def with_image_words(template: str, start: str, word: str, end: str) -> str:
+    """A template that writes a picture as these three words, whatever the tokenizer calls special."""
+    words = ", ".join(json.dumps(text) for text in (start, word, end))
+    return f"{{%- set vision_bos_token, image_token, vision_eos_token = {words} -%}}\n{template}"
+
+
+def strip_image_words(template: str) -> str:
+    """The template as it was before `with_image_words`."""
+    return _WORDS.sub("", template, count=1)

@@ -50,6 +50,15 @@ class FamilyFacts(Protocol):
         ...
 
     @property
+    def parts(self) -> Mapping[str, Collection[str]]:
+        """Sections to the values of their `model_type`, where there are parts of several kinds."""
+        ...
+
+    def narrow(self, fields: Mapping[str, Any]) -> FamilyFacts:
+        """The family of a config's own parts."""
+        ...
+
+    @property
     def text_section(self) -> str:
         """The one that holds the language model's shape; empty where there are none."""
         ...

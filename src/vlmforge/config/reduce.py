@@ -45,7 +45,7 @@ def reduce_config(config: Config, shape: Shape, axes: Axes, families: Mapping[st
     values = encode(config)
     origins = Origins("vlmforge parity")
     apply_tiny(values, origins, families, keep_mesh=True)
-    _keep_fields(values["model"]["config"], shape, axes, families[shape.family or ""])
+    _keep_fields(values["model"]["config"], shape, axes, families[shape.family or ""].narrow(shape.fields))
     values["model"]["dtype"] = "float32"
     values["parallelism"] |= {"dp_shard": axes.dp_shard, "param_dtype": "float32", "reduce_dtype": "float32"}
     rows = max(MIN_ROWS, ROWS_PER_RANK * axes.num_data_ranks)

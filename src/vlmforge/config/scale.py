@@ -31,6 +31,7 @@ TINY_MODEL: Mapping[str, Any] = {
 # A picture of any size becomes a handful of tokens.
 TINY_IMAGE: Mapping[str, int] = {"min_pixels": 16 * 16, "max_pixels": 64 * 64, "max_tiles": 2}
 TINY_FRAMES = 2
+TINY_TAGS = ("<tile_1>", "<tile_2>", "<tile_global_thumbnail>", "<tile_global>")
 TINY_MESH: Mapping[str, Any] = {name: 1 for name in ("dp_replicate", "dp_shard", "tp", "cp", "ep", "pp")}
 TINY_STAGE: Mapping[str, Any] = {
     "micro_batch_size": 1,
@@ -132,13 +133,15 @@ def _shrink_model(tiny: _Writer, families: Mapping[str, FamilyFacts]) -> None:
         # Triton kernels need CUDA, and a tiny run promises to need none.
         tiny.update("model", {"kernels": "torch"})
     if family is not None:
-        tiny.update("model.image", {name: TINY_IMAGE[name] for name in family.image_keys})
+        tiny.update("model.image", {name: TINY_IMAGE[name] for name in family.image_keys if name in TINY_IMAGE})
+        _add_tags(tiny)
         if family.image_keys:
             tiny.update("model.image", {"num_frames": TINY_FRAMES})
     shape = tiny.section("model.config")
     if family is None or shape is None:
         return
     tiny.merge("model.config", _known_fields(content, family), is_over=False)
+    family = family.narrow(shape)
     tiny.merge("model.config", family.tiny)
     for path in family.tiny_drops:
         section, _, name = path.rpartition(".")
@@ -149,6 +152,16 @@ def _shrink_model(tiny: _Writer, families: Mapping[str, FamilyFacts]) -> None:
     if text is not None:
         _shrink_rope(tiny, text, text_path)
         _shrink_windows(tiny, text, text_path)
+
+
+def _add_tags(tiny: _Writer) -> None:
+    """Tags of tiles are tokens of their own: made of bytes, they would be of different lengths."""
+    image = tiny.section("model.image") or {}
+    if image.get("tile_tags") in (None, "none"):
+        return
+    known = image.get("special_tokens")
+    words = list(known) if is_list(known) else ["<image>"]
+    tiny.update("model.image", {"special_tokens": [*words, *(word for word in TINY_TAGS if word not in words)]})
 
 
 def _known_fields(content: Mapping[str, Any], family: FamilyFacts) -> dict[str, Any]:

@@ -55,6 +55,30 @@ class ImageConfig:
         minimum=1,
         example=32,
     )
+    tile_selector: Literal["closest", "area_weighted"] | None = key(
+        None,
+        "Which grid of tiles a picture gets: the nearest in shape, or in shape and area together (stitched models).",
+        example="area_weighted",
+    )
+    thumbnail: bool | None = key(
+        None, "Whether a small copy of the whole picture follows several tiles (stitched models).", example=True
+    )
+    tile_tags: Literal["none", "default", "yi", "llama3p1"] | None = key(
+        None,
+        "Text before each tile, `<tile_1>` and so on, which differs in the thumbnail's (stitched models).",
+        example="default",
+    )
+    image_tag: Literal["none", "internvl", "nvlm"] | None = key(
+        None,
+        "Text around a picture: `<img>` and `</img>`, or `<Image>` and `</Image>` (stitched models).",
+        example="nvlm",
+    )
+    special_tokens: tuple[str, ...] | None = key(
+        None,
+        "Tokens that the tokenizer has or is given, all or none of them; the first stands for pictures (stitched "
+        "models).",
+        example=["<image>", "<img>", "</img>"],
+    )
 
 
 @dataclass(frozen=True)
@@ -308,6 +332,11 @@ class StageConfig:
         None, "Module groups trained in full; null: all of them, or none with an adapter.", example=["language_model"]
     )
     adapter: AdapterConfig | None = key(None, "LoRA, trained alone: `trainable` is empty beside it; null: none.")
+    frozen_in_eval: bool = key(
+        True,
+        "Keep a vision tower of which nothing is trained in evaluation mode; false: its dropout and random crops of "
+        "positions stay on, as in Megatron's training of Nemotron-Nano-VL.",
+    )
     seq_len: int = key(2048, "Longest sample, and the length of a packed row, in tokens.", minimum=8)
     packing: Literal["none", "best_fit", "knapsack"] = key(
         "none",

@@ -86,6 +86,11 @@ class ImageRule(Protocol):
         """Tokens around a picture, which are cut off with it."""
         ...
 
+    @property
+    def masks_next(self) -> bool:
+        """Whether the token after a picture is never trained, as the picture's last token would predict it."""
+        ...
+
     def measure(self, width: int, height: int) -> ImageLayout:
         """What a picture of this size, in pixels, becomes.
 
@@ -124,6 +129,7 @@ def expand_images(
     is_label: Sequence[bool],
     placeholder_id: int,
     pictures: Sequence[Measured],
+    masks_next: bool = False,
 ) -> tuple[list[int], list[bool], tuple[ImageSpan, ...]]:
     """Put each picture's tokens in the place of its placeholder; they are never trained.
 
@@ -132,6 +138,7 @@ def expand_images(
         is_label: of the same length.
         placeholder_id: the placeholder.
         pictures: in order, with what each becomes.
+        masks_next: whether the token after a picture is not trained either.
     """
     new_ids: list[int] = []
     new_labels: list[bool] = []
@@ -145,7 +152,11 @@ def expand_images(
         new_ids += layout.ids
         new_labels += [False] * len(layout.ids)
         at = place + 1
-    return [*new_ids, *ids[at:]], [*new_labels, *is_label[at:]], tuple(spans)
+    new_ids += ids[at:]
+    new_labels += is_label[at:]
+    for span in spans if masks_next else ():
+        new_labels[span.stop : span.stop + 1] = [False] * len(new_labels[span.stop : span.stop + 1])
+    return new_ids, new_labels, tuple(spans)
 
 
 def fit_length(ids: Sequence[int], images: Sequence[ImageSpan], tag_ids: frozenset[int], most: int) -> int:

@@ -129,12 +129,12 @@ class Renderer:
                 raise sample.place.error(*TAKES_TEXT_ONLY)
             return ids, is_label, ()
         pictures = measure_pictures(media, ids, rule, sample.place)
-        expanded = expand_images(ids, is_label, rule.placeholder_id, pictures)
+        expanded = expand_images(ids, is_label, rule.placeholder_id, pictures, rule.masks_next)
         for number in range(1, self._max_shrinks + 1 if media else 0):
             if len(expanded[0]) <= self._seq_len:
                 break
             pictures = measure_pictures(media, ids, rule, sample.place, number)
-            expanded = expand_images(ids, is_label, rule.placeholder_id, pictures)
+            expanded = expand_images(ids, is_label, rule.placeholder_id, pictures, rule.masks_next)
         return expanded
 
     def _tokenize(self, sample: Sample) -> tuple[list[int], list[bool]]:

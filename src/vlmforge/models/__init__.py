@@ -16,8 +16,9 @@ from vlmforge.models.qwen3 import QWEN3
 from vlmforge.models.qwen3_moe import QWEN3_MOE
 from vlmforge.models.qwen3_vl import QWEN3_VL
 from vlmforge.models.seed_oss import SEED_OSS
+from vlmforge.models.stitched import STITCHED
 
 _TEXT = (LLAMA, LLAMA4, MISTRAL, QWEN2, QWEN3, QWEN3_MOE, GEMMA, GEMMA2, GEMMA3, SEED_OSS)
-_VISION = (QWEN2_5_VL, QWEN3_VL, INTERNVL)
+_VISION = (QWEN2_5_VL, QWEN3_VL, INTERNVL, STITCHED)
 
 FAMILIES: Mapping[str, Family] = {family.name: family for family in (*_TEXT, *_VISION)}

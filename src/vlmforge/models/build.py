@@ -25,6 +25,7 @@ from vlmforge.models.hub import fetch_folder
 from vlmforge.models.layout import match_files
 from vlmforge.models.shape import build_hf_config, find_family
 from vlmforge.models.sharding import check_sharding
+from vlmforge.models.stitched_model import StitchedModel as StitchedModel  # makes AutoModel know it
 from vlmforge.parallel.shard import copy_full
 
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -116,6 +117,14 @@ def find_text_layers(model: PreTrainedModel) -> list[nn.Module]:
     """
     family = find_family(model.config)
     return _children(model, family.layers, family)
+
+
+def find_frozen_towers(model: PreTrainedModel) -> list[nn.Module]:
+    """The vision tower, where nothing in it is trained, adapters included."""
+    family = find_family(model.config)
+    named = family.groups.get("vision_tower", ()) if family.vision is not None else ()
+    towers = [model.get_submodule(path) for path in ((named,) if isinstance(named, str) else named)]
+    return [tower for tower in towers if not any(parameter.requires_grad for parameter in tower.parameters())]
 
 
 def _children(model: PreTrainedModel, path: str, family: Family) -> list[nn.Module]:

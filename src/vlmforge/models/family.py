@@ -7,7 +7,7 @@ transformers), where its parts are, and the sizes of its tiny version. It holds 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -50,6 +50,8 @@ class Family:
         fused: experts' matrices that the model holds as one tensor, and its files one by one; see `Fused`.
         rope_by_layer_type: where kinds of layers have rotary bases of their own, the kind and the field of its base.
         wrapper: the image-text model in whose folders this model's weights are published; see `Wrapper`.
+        parts: sections to the values of their `model_type`, where a family takes parts of several kinds.
+        choose: of such a family, the family of a config's own parts; see `narrow`.
         renamed: prefixes of tensor names in files to those of the model, where they differ; the first that fits.
         sections: of a model of text and images, config.json's sections with their fields, as `fields` has them.
         vision: how it sees; None: text only.
@@ -79,8 +81,14 @@ class Family:
     sections: Mapping[str, Mapping[str, tuple[type, ...]]] = field(
         default_factory=dict[str, Mapping[str, tuple[type, ...]]]
     )
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    choose: Callable[[Mapping[str, Any]], Family] | None = None
     renamed: tuple[tuple[str, str], ...] = ()
     vision: Vision | None = None
+
+    def narrow(self, fields: Mapping[str, Any]) -> Family:
+        """The family of a config: itself, or where it takes parts of several kinds, that of the config's own."""
+        return self if self.choose is None else self.choose(fields)
 
     @property
     def layers(self) -> str:
@@ -119,7 +127,8 @@ class Vision:
 
     Attributes:
         layers: module path of the list of the tower's blocks, each an FSDP unit.
-        rule: how a picture becomes tokens: `native`, in patches of its own size; `tiles`, in squares of one size.
+        rule: how a picture becomes tokens: `native`, in patches of its own size; `tiles`, in squares of one size;
+            `stitched`, in such squares too, by the rules of Megatron's models.
         keys: keys of `model.image` that have an effect, with what they are where neither the recipe nor a folder
             says it.
         mean: of red, green and blue, which is subtracted, where no folder says it.
@@ -129,8 +138,8 @@ class Vision:
     """
 
     layers: str
-    rule: Literal["native", "tiles"]
-    keys: Mapping[str, int]
+    rule: Literal["native", "tiles", "stitched"]
+    keys: Mapping[str, Any]
     mean: Rgb
     std: Rgb
     has_mrope: bool = False

@@ -64,13 +64,14 @@ def embed(
         `[1, T, D]`, and arguments of the language model.
     """
     embedding: Any = model.get_input_embeddings()
-    embeds: Tensor = embedding(input_ids)
+    is_image = image_index >= 0
+    # The placeholder may lie beyond the table: it is looked up as another and replaced.
+    embeds: Tensor = embedding(input_ids.masked_fill(is_image, 0))
     features = compute_features(model, stand_in(model, input_ids.device) if images is None else images)
     everything = (features.embeds, *features.deepstack)
     # Also of pictures none of whose tokens are in this slice.
     zero = torch.stack([(tensor.float() * 0.0).sum() for tensor in everything]).sum()
     embeds = embeds + zero.to(embeds.dtype)
-    is_image = image_index >= 0
     if not bool(is_image.any()):
         return embeds, {}
     picked = [tensor[image_index[is_image]].to(embeds.dtype) for tensor in everything]
@@ -89,7 +90,7 @@ def index_images(model: PreTrainedModel, input_ids: Tensor, images: ImageTensors
 
 
 def stand_in(model: PreTrainedModel, device: torch.device) -> ImageTensors:
-    """The smallest picture: one token of zeros."""
+    """The smallest picture: one token of zeros, or a whole tile where a tower takes nothing smaller."""
     vision, config = find_family(model.config).vision, model.config.vision_config
     assert vision is not None, "a family that sees"
     if vision.rule == "native":
@@ -97,6 +98,8 @@ def stand_in(model: PreTrainedModel, device: torch.device) -> ImageTensors:
         values = config.in_channels * config.temporal_patch_size * config.patch_size**2
         grid = torch.tensor([[1, merge, merge]], device=device)
         return ImageTensors(torch.zeros(merge * merge, values, device=device), grid)
+    if vision.rule == "stitched":
+        return ImageTensors(torch.zeros(1, 3, config.image_size, config.image_size, device=device))
     side = round(1 / model.config.downsample_ratio)
     height, width = (side * size for size in config.patch_size)
     return ImageTensors(torch.zeros(1, config.num_channels, height, width, device=device))

@@ -8,6 +8,7 @@ unlabelled tokens nor a full `[tokens, vocab]` tensor in fp32 ever exist.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,7 +42,11 @@ class LossModel(nn.Module):
     """
 
     def __init__(
-        self, model: PreTrainedModel, split: SequenceSplit | None = None, ranks: TensorRanks | None = None
+        self,
+        model: PreTrainedModel,
+        split: SequenceSplit | None = None,
+        ranks: TensorRanks | None = None,
+        kept_in_eval: Sequence[nn.Module] = (),
     ) -> None:
         """Wrap `model`; its parameters stay its own, under the prefix `model.`.
 
@@ -49,11 +54,21 @@ class LossModel(nn.Module):
             model: with `vlmforge_varlen` attention if there is a split.
             split: the ranks that share each micro-batch's tokens; None: this rank sees them alone.
             ranks: that share the vocabulary; None: this rank has all of it.
+            kept_in_eval: modules of it that stay in evaluation mode while the rest trains.
         """
         super().__init__()
+        # Not modules of its own: they are inside the model.
+        self._kept_in_eval = tuple(kept_in_eval)
         self.model = model
         self.split = split
         self.ranks = ranks
+
+    def train(self, mode: bool = True) -> LossModel:
+        """As of every module, but for what stays in evaluation mode."""
+        super().train(mode)
+        for module in self._kept_in_eval:
+            module.eval()
+        return self
 
     def forward(
         self,

@@ -39,6 +39,7 @@ from vlmforge.models.family import Family, Vision
 from vlmforge.models.hub import fetch_folder
 from vlmforge.models.image_types import Grid, ImageLayout, ImageTensors
 from vlmforge.models.shape import build_hf_config, find_family
+from vlmforge.models.stitched_images import StitchedRule, build_stitched_processor, derive_stitched_rule
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -84,6 +85,8 @@ def derive_image_rule(
     family = find_family(shape)
     if family.vision is None:
         return None
+    if family.vision.rule == "stitched":
+        return derive_stitched_rule(shape, processor, tokenizer, num_frames)
     placeholder = int(shape.image_token_id)
     _check_placeholder(tokenizer, placeholder)
     tags = _tag_ids(tokenizer)
@@ -130,6 +133,8 @@ def build_image_processor(model: ModelConfig, shape: PretrainedConfig) -> Any:
         return None
     budget = {name: value for name in family.vision.keys if (value := getattr(model.image, name)) is not None}
     folder = _processor_folder(model)
+    if family.vision.rule == "stitched":
+        return build_stitched_processor(folder, shape, family.vision, budget)
     if folder is None:
         processor = _default_processor(family.vision, shape)
     else:
@@ -193,6 +198,10 @@ def save_processor(
     if rule is None:
         tokenizer.save_pretrained(folder)
         return
+    if isinstance(rule, StitchedRule):
+        tokenizer.save_pretrained(folder)
+        rule.processor.save_pretrained(folder)
+        return
     assert isinstance(rule, NativeRule | TileRule), "a rule of this file"
     processor_class, video_class = _PROCESSORS[find_family(shape).name]
     video_processor = video_class()
@@ -205,6 +214,7 @@ def save_processor(
 class NativeRule:
     """Pictures of their own shape, in patches; `merge_size` squared of them are a token."""
 
+    masks_next = False
     # A frame has the budget of a picture.
     frame_shrinks = 0
 
@@ -284,6 +294,8 @@ class NativeRule:
 
 class TileRule:
     """Square tiles, each as many tokens, and a thumbnail of the whole where there are several."""
+
+    masks_next = False
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ from vlmforge.errors import ConfigError, Problem, one_of
 from vlmforge.models import FAMILIES
 from vlmforge.models.family import Family
 from vlmforge.models.hub import fetch_folder
+from vlmforge.models.stitched_config import StitchedConfig as StitchedConfig  # makes AutoConfig know it
 
 # Of a stored config: which attention runs is the recipe's to say, and a file could name code to be fetched.
 NOT_FROM_FILES = ("attn_implementation", "_attn_implementation", "auto_map")
@@ -30,7 +31,8 @@ def find_family(shape: PretrainedConfig) -> Family:
     Raises:
         ConfigError: vlmforge has no file for it.
     """
-    return _family_of_type(shape.model_type, "model.config")
+    family = _family_of_type(shape.model_type, "model.config")
+    return family.narrow({name: {"model_type": getattr(shape, name).model_type} for name in family.parts})
 
 
 def plain_attention(shape: PretrainedConfig) -> str:
@@ -80,6 +82,7 @@ def _build(family: Family, stored: Mapping[str, Any], own: Mapping[str, Any]) ->
     if not family.sections:
         return AutoConfig.for_model(family.model_type, **_merge(stored, own, bases))
     stored, own = nest(stored, family), nest(own, family)
+    family = family.narrow({**stored, **own})
     merged = {**stored, **own}
     for section in family.sections:
         kept, over = (

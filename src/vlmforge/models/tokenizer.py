@@ -7,6 +7,7 @@ templates that ship with vlmforge stand in `config/chat_templates.py`.
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -16,6 +17,10 @@ from vlmforge.config.chat_templates import CHAT_TEMPLATES
 from vlmforge.config.schema import ModelConfig
 from vlmforge.errors import CheckpointError, ConfigError, Problem
 from vlmforge.models.hub import fetch_folder
+from vlmforge.models.images import build_image_processor
+from vlmforge.models.shape import build_hf_config
+from vlmforge.models.stitched import STITCHED
+from vlmforge.models.stitched_images import prepare_tokenizer
 
 BYTES = "builtin:bytes"
 
@@ -59,7 +64,17 @@ def build_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     if model.chat_template is not None:
         ours = CHAT_TEMPLATES.get(model.chat_template)
         tokenizer.chat_template = ours.text if ours else _read_template(model.chat_template)
+    if _is_stitched(model):
+        prepare_tokenizer(tokenizer, build_image_processor(model, build_hf_config(model)))
     return tokenizer
+
+
+def _is_stitched(model: ModelConfig) -> bool:
+    """Whether the tokenizer must be given the tokens and words of pictures."""
+    if model.family is not None or model.pretrained is None:
+        return model.family == STITCHED.name
+    path = fetch_folder(model.pretrained, with_weights=False, revision=model.revision) / "config.json"
+    return path.is_file() and json.loads(path.read_text()).get("model_type") == STITCHED.model_type
 
 
 def is_at_hand(model: ModelConfig) -> bool:

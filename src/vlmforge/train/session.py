@@ -24,6 +24,7 @@ from vlmforge.models.build import (
     build_on_meta,
     count_flops_per_token,
     count_parameters,
+    find_frozen_towers,
     find_layers,
     find_text_layers,
     materialise,
@@ -176,7 +177,8 @@ def build_root(config: Config, world: World) -> LossModel:
     apply_recompute(model, config.parallelism.recompute)
     ranks, experts = _build_ranks(world)
     apart = apply_sharding(model, ranks, experts) if world.axes.tp > 1 or world.axes.ep > 1 else []
-    root = LossModel(model, world.sequence_split(), ranks=ranks if ranks.size > 1 else None)
+    frozen = find_frozen_towers(model) if config.stage.frozen_in_eval else []
+    root = LossModel(model, world.sequence_split(), ranks=ranks if ranks.size > 1 else None, kept_in_eval=frozen)
     precision = config.parallelism
     apply_fsdp(
         root,

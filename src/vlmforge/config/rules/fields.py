@@ -43,6 +43,16 @@ SHAPE_FIELDS = frozenset(
         "num_position_embeddings",
         "image_size",
         "downsample_ratio",
+        "max_img_size",
+        "num_cls_tokens",
+        "num_registers",
+        "num_dummy_heads",
+        "mlp_ratio",
+        "qkv_bias",
+        "use_qk_norm",
+        "projector_hidden_size",
+        "projector_norm",
+        "projector_bias",
     }
 )
 
@@ -53,7 +63,8 @@ def check_fields(subject: Subject) -> Iterator[Finding]:
     shape = subject.shape()
     if shape is None or shape.family is None or shape.family not in subject.facts.families:
         return
-    family = subject.facts.families[shape.family]
+    yield from _check_parts(subject, shape)
+    family = subject.facts.families[shape.family].narrow(shape.fields)
     yield from _check_level(family.name, "model.config", model.config, family.fields, family.tiny)
     for section, fields in family.sections.items():
         values = model.config.get(section)
@@ -61,6 +72,21 @@ def check_fields(subject: Subject) -> Iterator[Finding]:
             where = f"{family.name}'s {section}"
             yield from _check_level(where, f"model.config.{section}", values, fields, family.tiny[section])
     yield from _check_required(shape, family, is_known=is_folder(model.pretrained))
+
+
+def _check_parts(subject: Subject, shape: Shape) -> Iterator[Finding]:
+    """Of a family that takes parts of several kinds, each is of a kind that it knows."""
+    for section, kinds in subject.facts.families[shape.family or ""].parts.items():
+        inner = shape.fields.get(section)
+        kind = inner.get("model_type") if is_section(inner) else None
+        if is_section(inner) and kind not in kinds:
+            path = f"model.config.{section}.model_type"
+            near = nearest(str(kind), kinds)
+            yield Finding(
+                (path, f"model.config.{section}"),
+                f"{path} = {scalar_text(kind)} must be {one_of(list(kinds))}",
+                f"{path}={near[0] if near else next(iter(kinds))}",
+            )
 
 
 def _check_level(
@@ -172,7 +198,7 @@ def check_heads(subject: Subject) -> Iterator[Finding]:
     hidden, heads, groups = (
         shape.fields.get(name) for name in ("hidden_size", "num_attention_heads", "num_key_value_heads")
     )
-    family = subject.facts.families.get(shape.family or "")
+    family = subject.family()
     # A family whose head_dim cannot be null has a default for it.
     is_free = family is not None and type(None) not in family.text_fields.get("head_dim", (type(None),))
     is_free = is_free or shape.fields.get("head_dim") is not None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vlmforge.config.facts import Facts
+from vlmforge.config.facts import Facts, FamilyFacts
 from vlmforge.config.origins import Origins
 from vlmforge.config.pretrained import Shape, derive_shape
 from vlmforge.config.schema import Config
@@ -43,6 +43,12 @@ class Subject:
             return derive_shape(self.config.model, self.facts.families, self.facts.stated_shape)
         except ValueError:
             return None
+
+    def family(self) -> FamilyFacts | None:
+        """The family of the model's own parts; null where it is not known, which a rule of its own reports."""
+        shape = self.shape()
+        family = self.facts.families.get(shape.family or "") if shape is not None else None
+        return None if shape is None or family is None else family.narrow(shape.fields)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ LENGTHS = ("sliding_window", "attention_chunk_size", "floor_scale", "query_pre_a
 
 def _known(subject: Subject) -> tuple[FamilyFacts, Mapping[str, Any]] | None:
     """The family and its fields; null where another rule reports that they are not known."""
-    shape = subject.shape()
-    family = subject.facts.families.get(shape.family or "") if shape is not None else None
+    shape, family = subject.shape(), subject.family()
     return None if shape is None or family is None else (family, shape.fields)
 
 

@@ -14,6 +14,11 @@ from vlmforge.config.sources import walk_sources
 from vlmforge.errors import nearest, one_of
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+# The model_type of folders in layouts of their own, and what brings one into ours.
+PUBLISHED = {
+    "NVLM_D": "vlmforge convert model=nvlm_d_72b checkpoint=FOLDER output=stitched/nvlm_d_72b",
+    "Llama_Nemotron_Nano_VL": "vlmforge convert model=nemotron_nano_vl_8b checkpoint=FOLDER output=stitched/nemotron",
+}
 BUILTIN_TOKENIZERS = ("builtin:bytes",)
 
 
@@ -96,7 +101,7 @@ def check_family(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             ("model.family" if subject.config.model.family else "model.pretrained",),
             f"model.family = {shape.family} is not a family of this version; it has {known}",
-            f"model.family={near[0] if near else sorted(families)[0]}",
+            PUBLISHED.get(shape.family, f"model.family={near[0] if near else sorted(families)[0]}"),
         )
     else:
         own = shape.reference.get("model_type")
@@ -141,8 +146,7 @@ def check_kernels(subject: Subject) -> Iterator[Finding]:
     config = subject.config
     if config.model.kernels != "liger":
         return
-    shape, families = subject.shape(), subject.facts.families
-    family = families.get(shape.family or "") if shape is not None else None
+    family, families = subject.family(), subject.facts.families
     if family is not None and not family.has_liger:
         known = sorted(name for name, other in families.items() if other.has_liger)
         yield Finding(
@@ -160,18 +164,16 @@ def check_kernels(subject: Subject) -> Iterator[Finding]:
 
 def check_image(subject: Subject) -> Iterator[Finding]:
     """Pictures are counted in pixels or in tiles, as the family sees them, and the least is not above the most."""
-    image, shape = subject.config.model.image, subject.shape()
-    family = subject.facts.families.get(shape.family or "") if shape is not None else None
+    image, family = subject.config.model.image, subject.family()
     if family is None:
         return
-    for name in ("min_pixels", "max_pixels", "max_tiles"):
-        value = getattr(image, name)
-        if value is not None and name not in family.image_keys:
+    for name, value in vars(image).items():
+        if value is not None and name not in ("num_frames", *family.image_keys):
             path = f"model.image.{name}"
             known = one_of([f"model.image.{key}" for key in family.image_keys]) if family.image_keys else "no images"
             yield Finding(
                 (path, "model.family"),
-                f"{path} = {value} has no effect on family {family.name}, which takes {known}",
+                f"{path} = {scalar_text(value)} has no effect on family {family.name}, which takes {known}",
                 f"remove {path}",
             )
     if subject.is_set("model.image.num_frames") and not family.image_keys:
@@ -192,6 +194,19 @@ def check_image(subject: Subject) -> Iterator[Finding]:
             ("model.image.min_pixels", "model.image.max_pixels"),
             f"model.image.min_pixels = {least} must be at most max_pixels = {most}",
             f"model.image.min_pixels={most}",
+        )
+    if image.tile_tags not in (None, "none") and image.thumbnail is False:
+        yield Finding(
+            ("model.image.tile_tags", "model.image.thumbnail"),
+            f"model.image.tile_tags = {image.tile_tags} with model.image.thumbnail = false: the last tag is that of "
+            "the thumbnail",
+            "model.image.thumbnail=true, or model.image.tile_tags=none",
+        )
+    if image.special_tokens == ():
+        yield Finding(
+            ("model.image.special_tokens",),
+            "model.image.special_tokens is empty, and its first token stands for pictures",
+            "'model.image.special_tokens=[\"<image>\"]'",
         )
 
 

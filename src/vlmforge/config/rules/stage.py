@@ -98,6 +98,20 @@ def check_trainable(subject: Subject) -> Iterator[Finding]:
         )
 
 
+def check_frozen_in_eval(subject: Subject) -> Iterator[Finding]:
+    """The mode of a frozen tower is a question only where there is a tower, and it is frozen."""
+    family, stage = subject.family(), subject.config.stage
+    if family is None or not subject.is_set("stage.frozen_in_eval"):
+        return
+    is_frozen = stage.trainable is not None and "vision_tower" not in stage.trainable
+    if not family.image_keys or not (is_frozen or stage.adapter is not None):
+        yield Finding(
+            ("stage.frozen_in_eval", "stage.trainable"),
+            "stage.frozen_in_eval = false has no effect: there is no vision tower that is frozen",
+            "~stage.frozen_in_eval, or stage.trainable=[projector]",
+        )
+
+
 def check_adapter_beside_groups(subject: Subject) -> Iterator[Finding]:
     """What is trained beside an adapter would be lost: its export holds the adapter alone."""
     stage = subject.config.stage
@@ -246,6 +260,7 @@ RULES: tuple[Rule, ...] = (
     check_labels,
     check_adapter,
     check_trainable,
+    check_frozen_in_eval,
     check_adapter_beside_groups,
     check_warmup,
     check_decay,

@@ -47,7 +47,7 @@ def check_expert_parallel(subject: Subject) -> Iterator[Finding]:
     if chosen.ep == 1 or shape is None or chosen.dp_shard == 0:
         return
     count = next((shape.fields[name] for name in EXPERTS if is_whole_number(shape.fields.get(name))), None)
-    family = subject.facts.families.get(shape.family or "")
+    family = subject.family()
     if count is None:
         # A hub id says how many experts it has only when it is fetched.
         if family is not None and not any(name in family.text_fields for name in EXPERTS):
@@ -82,6 +82,14 @@ def check_not_cut(subject: Subject) -> Iterator[Finding]:
             f"parallelism.tp = {config.parallelism.tp} with model.config.attention_dropout = {scalar_text(dropout)}: "
             "ranks would drop the same places of different heads",
             "model.config.attention_dropout=0.0, or parallelism.tp=1",
+        )
+    family = subject.family()
+    if family is not None and family.parts:
+        yield Finding(
+            ("parallelism.tp", "model.family"),
+            f"parallelism.tp = {config.parallelism.tp} with family {family.name}: it was not yet compared with one "
+            "rank on parts of a layer",
+            "parallelism.tp=1, and parallelism.dp_shard for the other ranks",
         )
     if config.model.kernels != "torch":
         yield Finding(

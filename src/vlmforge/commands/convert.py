@@ -1,0 +1,71 @@
+"""`vlmforge convert`: stitched models of a tower and a language model, and to and from the files of published ones."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from vlmforge.commands.configuring import load_settings
+from vlmforge.commands.request import Request
+from vlmforge.errors import EXIT_OK, ConfigError, Problem
+
+PARTS = ("tower", "language_model")
+
+
+def run(request: Request) -> int:
+    """Write the folder that is asked for.
+
+    Raises:
+        ConfigError: the arguments do not fit together, or the model is no stitched one.
+        CheckpointError: a folder does not hold what it should.
+    """
+    _check_arguments(request)
+    output = Path(request.required("output", "stitched/mistral_clip"))
+    config = load_settings(request)
+    from vlmforge.models.convert import join_parts, read_published, write_published
+
+    layout = request.one("layout")
+    if layout is not None:
+        done = write_published(Path(request.required("checkpoint", "runs/nvlm/export")), layout, output)
+    elif request.all("checkpoint"):
+        done = read_published(config.model, request.required("checkpoint", "nvidia/NVLM-D-72B"), output)
+    else:
+        tower, text = (request.required(name, "FOLDER") for name in PARTS)
+        done = join_parts(config.model, tower, text, output, config.run.seed)
+    if done.unused:
+        some = ", ".join(done.unused[:3])
+        print(f"{len(done.unused)} tensors of the folders have no place in the model: {some}", file=sys.stderr)
+    if done.drawn:
+        print(f"{len(done.drawn)} tensors are new, drawn from run.seed={config.run.seed}: {', '.join(done.drawn)}")
+    size = f", {done.num_parameters / 1e6:.1f}M parameters" if done.num_parameters else ""
+    print(f"{output}{size}")
+    return EXIT_OK
+
+
+def _check_arguments(request: Request) -> None:
+    given = {name for name in (*PARTS, "checkpoint", "layout") if request.all(name)}
+    rules = (
+        (
+            given in ({*PARTS}, {"checkpoint"}, {"checkpoint", "layout"}),
+            "convert needs tower and language_model, or checkpoint, or checkpoint and layout",
+            "vlmforge convert model=mistral_clip tower=FOLDER language_model=FOLDER output=stitched/mistral_clip",
+        ),
+        (
+            "layout" in given or any(word.lstrip("+").startswith("model") for word in request.overrides),
+            "convert needs a model, whose shape the weights are to have",
+            "model=mistral_clip, or another model file of family stitched",
+        ),
+        (
+            "layout" not in given or not request.overrides,
+            "what is set has no effect on a folder that is written in another layout",
+            "remove the overrides",
+        ),
+    )
+    output = request.one("output")
+    taken = output is not None and Path(output).exists() and any(Path(output).iterdir())
+    words = " ".join(request.words()[1:])
+    problems = [Problem(what, f"command line: convert {words}", fix) for holds, what, fix in rules if not holds]
+    if taken:
+        problems.append(Problem(f"output = {output} is not empty", f"command line: output={output}", "another output"))
+    if problems:
+        raise ConfigError(problems)

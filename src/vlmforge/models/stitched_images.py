@@ -1,0 +1,253 @@
+"""Pictures of stitched models among tokens: what the tokenizer needs, and the rule that a picture becomes tokens by."""
+
+# Shapes: S tokens of one sample.
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from vlmforge.config.chat_templates import strip_image_words, with_image_words
+from vlmforge.errors import ConfigError, Problem
+from vlmforge.models.family import Vision
+from vlmforge.models.image_types import Grid, ImageLayout, ImageTensors
+from vlmforge.models.tiling import StitchedImageProcessor, name_tiles
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from vlmforge.data.images import ImageTensors as AnyImageTensors
+    from vlmforge.data.sample import RenderedSample
+
+# What stands around a picture. Only InternVL's are tokens of their own, where `special_tokens` names them.
+IMAGE_TAGS = {"none": ("", ""), "internvl": ("<img>", "</img>"), "nvlm": ("<Image>", "</Image>")}
+# The most tiles of a picture, from one step of shrinking to the next, as Megatron degrades them.
+TILE_STEPS = (12, 8, 6, 4, 2, 1)
+
+_PROBE = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
+
+
+def build_stitched_processor(
+    folder: Path | None, shape: Any, vision: Vision, own: Mapping[str, Any]
+) -> StitchedImageProcessor:
+    """The image processor of a stitched model.
+
+    Args:
+        folder: whose preprocessor_config.json rules; None: the family's defaults.
+        shape: the model's config.
+        vision: of its narrowed family.
+        own: keys of `model.image` that the recipe sets; they win.
+
+    Raises:
+        ConfigError: the folder's image processor is of another kind.
+    """
+    if folder is None:
+        options: dict[str, Any] = {**vision.keys, "image_mean": vision.mean, "image_std": vision.std}
+        return StitchedImageProcessor(**{**options, **own, "tile_size": shape.vision_config.image_size})
+    stored, _ = StitchedImageProcessor.get_image_processor_dict(folder)
+    if stored.get("image_processor_type") != StitchedImageProcessor.__name__:
+        problem = Problem(
+            f"the folder's image processor is a {stored.get('image_processor_type')}; a stitched model needs ours",
+            "model.pretrained",
+            "give a folder that vlmforge wrote (`vlmforge convert`, or the export/ of a run)",
+        )
+        raise ConfigError(problem)
+    processor = StitchedImageProcessor.from_pretrained(folder)
+    for name, value in own.items():
+        setattr(processor, name, list(value) if isinstance(value, tuple) else value)
+    return processor
+
+
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, processor: StitchedImageProcessor) -> None:
+    """Give a tokenizer the special tokens, and its chat template the words of a picture, in place.
+
+    Tokens that mark places in pictures (`<box>`) are no special ones: decoded text shows them.
+
+    Raises:
+        ConfigError: it has some of the tokens and lacks others.
+    """
+    words = processor.special_tokens
+    known = tokenizer.get_vocab()
+    missing = [word for word in words if word not in known]
+    if missing and len(missing) < len(words):
+        problem = Problem(
+            f"the tokenizer has {next(word for word in words if word in known)} and lacks {missing[0]}; it must have "
+            "all of model.image.special_tokens or none",
+            "model.image.special_tokens",
+            "name tokens that belong together, or use the tokenizer that the model was made from",
+        )
+        raise ConfigError(problem)
+    hidden = {words[0], *IMAGE_TAGS["internvl"]}
+    for word in missing:
+        tokenizer.add_tokens([word], special_tokens=word in hidden)
+    if tokenizer.chat_template:
+        start, end = IMAGE_TAGS[processor.image_tag]
+        plain = strip_image_words(str(tokenizer.chat_template))
+        tokenizer.chat_template = with_image_words(plain, start, words[0], end)
+
+
+def derive_stitched_rule(
+    shape: Any, processor: StitchedImageProcessor, tokenizer: PreTrainedTokenizerBase, num_frames: int
+) -> StitchedRule:
+    """The rule of a stitched model that exists.
+
+    Raises:
+        ConfigError: the tokenizer's ids do not fit the model, its template writes no pictures, or tags differ in
+            length.
+    """
+    word = processor.special_tokens[0]
+    _check_ids(shape, processor.special_tokens, tokenizer)
+    _check_template(tokenizer, word, processor.image_tag)
+    rule = StitchedRule(processor, int(shape.image_token_id), shape.image_seq_length, tokenizer, num_frames)
+    rule.check_tags()
+    return rule
+
+
+def _check_ids(shape: Any, words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> None:
+    ids = tokenizer.get_vocab()
+    if ids.get(words[0]) != shape.image_token_id:
+        problem = Problem(
+            f"model.config.image_token_id = {shape.image_token_id}, and {words[0]} has the id {ids.get(words[0])} in "
+            "the tokenizer",
+            "model.config.image_token_id",
+            f"model.config.image_token_id={ids.get(words[0])}",
+        )
+        raise ConfigError(problem)
+    # A picture's own token is replaced before it is looked up; the others are not.
+    rows = shape.get_text_config().vocab_size
+    beyond = [word for word in words[1:] if ids.get(word, 0) >= rows]
+    if beyond:
+        problem = Problem(
+            f"{beyond[0]} has the id {ids[beyond[0]]}, and the language model's table has {rows} rows",
+            "model.config.text_config.vocab_size",
+            f"a table of {max(ids[word] for word in beyond) + 1} rows or more (`vlmforge convert` adds rows), or fewer "
+            "model.image.special_tokens",
+        )
+        raise ConfigError(problem)
+
+
+def _check_template(tokenizer: PreTrainedTokenizerBase, word: str, image_tag: str) -> None:
+    """A template of the language model alone may drop a picture, or write it without its tags."""
+    if not tokenizer.chat_template:
+        return
+    start, end = IMAGE_TAGS[image_tag]
+    try:
+        text = str(tokenizer.apply_chat_template(_PROBE, tokenize=False))
+    except (jinja2.TemplateError, TypeError) as error:
+        text = str(error)
+    if f"{start}{word}{end}" not in text:
+        problem = Problem(
+            f"the chat template does not write a picture as {start}{word}{end}",
+            "model.chat_template",
+            "use one of ours, for example model.chat_template=builtin:chatml or builtin:llama3p1",
+        )
+        raise ConfigError(problem)
+
+
+class StitchedRule:
+    """Square tiles, each as many tokens, behind its tag where tiles have tags."""
+
+    # Megatron gives the token after a picture, which the picture's last one would predict, a weight of zero.
+    masks_next = True
+
+    def __init__(
+        self,
+        processor: StitchedImageProcessor,
+        placeholder_id: int,
+        num_tokens: int,
+        tokenizer: PreTrainedTokenizerBase,
+        num_frames: int,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            processor: chooses and makes tiles.
+            placeholder_id: of the tokenizer.
+            num_tokens: of a tile without its tag.
+            tokenizer: makes tokens of tags, each by itself as Megatron does.
+            num_frames: of a film that are seen.
+        """
+        self.num_frames = num_frames
+        self.processor = processor
+        self.placeholder_id = placeholder_id
+        self.num_tokens = num_tokens
+        self._tokenizer = tokenizer
+        ids = tokenizer.get_vocab()
+        tags = IMAGE_TAGS[processor.image_tag]
+        self.tag_ids = frozenset(ids[tag] for tag in tags if tag in ids)
+        numbered, last = [()] * processor.max_tiles, ()
+        if processor.tile_tags != "none":
+            names, thumbnail = name_tiles(processor.tile_tags, processor.max_tiles)
+            numbered, last = [self._encode(name) for name in names], self._encode(thumbnail)
+        self._tags: list[tuple[int, ...]] = list(numbered)
+        self._last_tag: tuple[int, ...] = last
+
+    def _encode(self, tag: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer(tag, add_special_tokens=False)["input_ids"])
+
+    def check_tags(self) -> None:
+        """Refuse tags of different lengths: upstream counts each tile as one number of tokens.
+
+        Raises:
+            ConfigError: the tokenizer makes them so.
+        """
+        lengths = {len(tag) for tag in (*self._tags, self._last_tag)}
+        if len(lengths) > 1:
+            problem = Problem(
+                f"the tags of tiles have {min(lengths)} to {max(lengths)} tokens in this tokenizer, and must have as "
+                "many all",
+                "model.image.tile_tags",
+                "model.image.tile_tags=none, or another of default, yi and llama3p1",
+            )
+            raise ConfigError(problem)
+
+    def measure(self, width: int, height: int) -> ImageLayout:
+        """See `ImageRule`."""
+        columns, rows = self.processor.choose_grid(width, height)
+        count = self.processor.count_tiles(columns, rows)
+        tags = [*self._tags[: count - 1], self._last_tag]
+        features = (self.placeholder_id,) * self.num_tokens
+        return ImageLayout(tuple(token for tag in tags for token in (*tag, *features)), grid=(1, rows, columns))
+
+    def shrink(self) -> StitchedRule | None:
+        """See `ImageRule`: the next fewer tiles of `TILE_STEPS`."""
+        smaller = copy(self)
+        smaller.processor = copy(self.processor)
+        smaller.processor.max_tiles = next((count for count in TILE_STEPS if count < self.processor.max_tiles), 0)
+        return smaller if smaller.processor.max_tiles else None
+
+    @property
+    def frame_shrinks(self) -> int:
+        """See `ImageRule`: a frame is one tile."""
+        return sum(count < self.processor.max_tiles for count in TILE_STEPS)
+
+    def positions(self, sample: RenderedSample) -> npt.NDArray[np.int64]:
+        """See `ImageRule`: `[1, S]`; each embedding of a tile has a place of its own."""
+        return np.arange(sample.num_tokens)[None]
+
+    def make_tensors(self, pictures: Sequence[Image], grids: Sequence[Grid]) -> ImageTensors:
+        """See `ImageRule`."""
+        made = self.processor.preprocess(list(pictures))
+        assert made["num_tiles"] == [self._count(grid) for grid in grids], "pictures of another size than told"
+        return ImageTensors(made["pixel_values"])
+
+    def show_tensors(self, tensors: AnyImageTensors, grids: Sequence[Grid]) -> list[list[npt.NDArray[np.uint8]]]:
+        """See `ImageRule`: row by row, the thumbnail last."""
+        tiles = tensors.pixel_values.permute(0, 2, 3, 1).split([self._count(grid) for grid in grids])
+        return [[self._to_bytes(tile) for tile in picture] for picture in tiles]
+
+    def _count(self, grid: Grid) -> int:
+        return self.processor.count_tiles(grid[2], grid[1])
+
+    def _to_bytes(self, pixels: Tensor) -> npt.NDArray[np.uint8]:
+        mean, std = torch.tensor(self.processor.image_mean), torch.tensor(self.processor.image_std)
+        return ((pixels.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).numpy()

@@ -1,0 +1,48 @@
+"""What validate says of stitched models before anything is built."""
+
+from __future__ import annotations
+
+import pytest
+
+from vlmforge.commands.configuring import load_config
+from vlmforge.commands.request import Request
+from vlmforge.errors import ConfigError
+
+
+def refusal(recipe: str, *overrides: str) -> str:
+    request = Request("validate", {"recipe": [recipe], "check_data": ["false"], "world_size": ["8"]}, overrides)
+    with pytest.raises(ConfigError) as refused:
+        load_config(request, environ={})
+    return refused.value.report()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "override", "told"),
+    [
+        (
+            "mistral_clip/sft",
+            "model.config.vision_config.model_type=clip",
+            "must be clip_vision_model, siglip_vision_model, vlmforge_internvit or vlmforge_radio",
+        ),
+        (
+            "mistral_clip/sft",
+            "model.config.vision_config.use_qk_norm=true",
+            "stitched's vision_config has no such field",
+        ),
+        (
+            "mistral_clip/sft",
+            "model.config.text_config.attention_bias=true",
+            "stitched's text_config has no such field",
+        ),
+        ("mistral_clip/sft", "model.config.projector_hidden_size=8.5", "must be a whole number"),
+        ("mistral_clip/sft", "model.image.max_pixels=4096", "has no effect on family stitched"),
+        ("mistral_clip/sft", "model.image.tile_tags=default", "the last tag is that of the thumbnail"),
+        ("mistral_clip/sft", "model.image.special_tokens=[]", "its first token stands for pictures"),
+        ("mistral_clip/sft", "stage.trainable=[vision]", "no group vision"),
+        ("nemotron_nano_vl_8b/sft", "stage.frozen_in_eval=false", "there is no vision tower that is frozen"),
+        ("nemotron_nano_vl_8b/sft", "parallelism.cp=2", "not yet compared with one rank on slices"),
+        ("qwen3_vl_2b/sft", "model.image.thumbnail=true", "has no effect on family qwen3_vl"),
+    ],
+)
+def test_what_does_not_fit_is_refused(recipe: str, override: str, told: str) -> None:
+    assert told in refusal(recipe, override)
