@@ -32,3 +32,11 @@ def test_who_stops_asking_stops_the_work():
     next(results)
     results.close()
     assert len(drawn) == 3
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_an_item_that_cannot_be_drawn_stops_after_those_before_it(num_threads):
+    results = map_ahead(lambda k: k, (1 // k for k in (1, 1, 1, 0)), num_threads)
+    assert [next(results) for _ in range(3)] == [1, 1, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)

@@ -4,7 +4,7 @@ import sys
 from io import BytesIO
 
 import pytest
-from tests.support.films import NUM_FRAMES, STEP, frames, make_film
+from tests.support.films import NUM_FRAMES, STEP, frames, make_changing_film, make_film
 
 from vlmforge.data.film import Film, decode_all, open_film, unroll_films
 from vlmforge.data.formats import FORMATS
@@ -126,3 +126,33 @@ def test_without_its_library_a_film_stops_the_run(monkeypatch):
         Film("x", Media(make_film(), None, "x")).read_size()
     assert "vlmforge[video]" in caught.value.problems[0].fix
     assert not hasattr(caught.value, "kind")
+
+
+def test_frames_of_another_size_than_the_first_are_refused():
+    film = open_film(make_changing_film((48, 32), (48, 32), (64, 48)), PLACE, "video")
+    assert [image.size for image in decode_all(film.choose(99)[:2])] == [(48, 32)] * 2
+    for decode in (lambda: decode_all(film.choose(99)), film.choose(99)[2].decode):
+        with pytest.raises(
+            DataError, match="frame 2 of the film has 64 x 48 pixels, its first frame 48 x 32"
+        ) as caught:
+            decode()
+        assert caught.value.kind == "undecodable_image"
+
+
+def test_a_frame_that_turns_out_huge_is_refused_before_it_is_made(monkeypatch):
+    monkeypatch.setattr("vlmforge.data.film.MAX_PIXELS", 2000)
+    film = open_film(make_changing_film((48, 32), (64, 48)), PLACE, "video")
+    # Threads decode it ahead, so that it may be found with the first frame already.
+    with pytest.raises(DataError, match="the film cannot be decoded: Invalid argument"):
+        film.decode([0, 1])
+
+
+@pytest.mark.parametrize("value", [make_film(), make_animation("GIF")], ids=["mp4", "gif"])
+def test_a_frame_that_too_much_stands_before_is_refused(value, monkeypatch):
+    # Key frames are 0, 4 and 8; in an animation everything before a frame counts.
+    monkeypatch.setattr("vlmforge.data.film.MAX_PASSED_PIXELS", 3 * 48 * 32)
+    film = open_film(value, PLACE, "video")
+    assert numbers(film.decode([0, 2])) == [0, 2]
+    with pytest.raises(DataError, match="must be gone through to reach one frame") as caught:
+        film.decode([3])
+    assert caught.value.kind == "oversized_image"

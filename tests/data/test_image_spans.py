@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from vlmforge.config.chat_templates import CHAT_TEMPLATES
 from vlmforge.data.draw import draw_square
 from vlmforge.data.film import Film
+from vlmforge.data.images import fit_length
 from vlmforge.data.media import Media
 from vlmforge.data.prompt import render_request
 from vlmforge.data.render import Renderer
-from vlmforge.data.sample import Place, Sample
+from vlmforge.data.sample import ImageSpan, Place, Sample
 from vlmforge.models.tokenizer import build_byte_tokenizer
 
 PLACE = Place("s", 0, "file.jsonl:1")
@@ -35,6 +36,7 @@ class WidthRule:
     num_frames: int = 2
     frame_shrinks: int = 0
     tag_ids: frozenset[int] = frozenset()
+    masks_next: bool = False
 
     def measure(self, width, height):
         return Layout((self.placeholder_id,) * width, (1, 1, width))
@@ -99,3 +101,13 @@ def test_labels_and_pictures_keep_their_places(tokenizer, template, turns):
         assert ids[: len(prompt.ids)] == list(prompt.ids)
         assert sample.images[: len(prompt.images)] == prompt.images
         assert sample.is_label[len(prompt.ids)]
+
+
+@pytest.mark.parametrize("has_own_tags", [False, True])
+def test_a_picture_is_cut_off_with_its_tags_and_without_those_of_its_neighbour(has_own_tags):
+    first, last, picture = 7, 8, 5
+    ids = [1, first, picture, picture, last, first, picture, last, 2]
+    places = [(1, 4), (5, 3)] if has_own_tags else [(2, 2), (6, 1)]
+    spans = [ImageSpan(*place, (1, 1, 1), PICTURES[8]) for place in places]
+    kept = [fit_length(ids, spans, frozenset({first, last}), most) for most in range(1, len(ids))]
+    assert kept == [1, 1, 1, 1, 5, 5, 5, 8]

@@ -49,7 +49,7 @@ def test_too_many_bad_samples_stop_the_run_with_the_first_of_them():
         ledger.count_left_out(left_out("a", index))
     with pytest.raises(DataError, match=r"12 of 12 samples are bad, more than data.max_bad_ratio = 0.01") as caught:
         ledger.check_bad_ratio(0.01, num_rows=1100)
-    assert caught.value.problems[0].where.startswith("samples a#0, a#1,")
+    assert caught.value.problems[0].where.startswith("data.train: samples a#0, a#1,")
     assert caught.value.problems[0].where.endswith("a#9, ... (12 empty)")
 
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlmforge.config.schema import SourceConfig
-from vlmforge.data.loader import build_train_loader, iterate_validation, num_steps, validation_samples
+from vlmforge.data.held_out import ValidationLoader, validation_samples
+from vlmforge.data.loader import build_train_loader, num_steps
 from vlmforge.errors import DataError
 
 SOURCES = (
@@ -43,8 +45,9 @@ def run_steps(config, tokenizer, num_data_ranks=1, grad_accum_steps=1, state=Non
             assert max(batch.num_tokens for batch in batches) <= config.stage.max_tokens_per_micro_batch
         found = sorted(sample for batch in batches for sample in samples_of(batch))
         assert all(tuple(sample_id for sample_id, *_ in found) == step.sample_ids for step in steps)
-        assert sum(batch.num_tokens for batch in batches) == steps[0].num_tokens
-        assert sum(batch.num_label_tokens for batch in batches) == steps[0].num_label_tokens
+        counts = steps[0].ledger.sources.values()
+        assert sum(batch.num_tokens for batch in batches) == sum(source.tokens for source in counts)
+        assert sum(batch.num_label_tokens for batch in batches) == sum(source.label_tokens for source in counts)
         yield found, steps[-1].state
 
 
@@ -99,13 +102,6 @@ def test_worker_processes_make_the_same_steps(make_config, chatml, packing):
     assert list(run_steps(with_workers, chatml, 2, 1, whole[1][1])) == whole[2:]
 
 
-def test_state_is_the_place_after_the_step_that_was_given_out(make_config, chatml):
-    loader = build_train_loader(config_of(make_config, "best_fit"), chatml, 0, 1, 1)
-    assert loader.state() == {"window": 0, "rows_used": 0}
-    step = next(iter(loader))
-    assert loader.state() == step.state != {"window": 0, "rows_used": 0}
-
-
 @PACKINGS
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_bad_row_stops_the_run_with_its_line(make_config, chatml, write_jsonl, pairs, packing, num_workers):
@@ -129,6 +125,25 @@ def test_left_out_samples_are_holes_and_are_counted(make_config, chatml, write_j
         assert [len(step.sample_ids) for step in steps] == [3, 4, 2]
     counts = [step.ledger.sources["a"] for step in steps]
     assert (sum(c.dropped for c in counts), sum(c.bad for c in counts), sum(c.samples for c in counts)) == (1, 1, 9)
+
+
+def test_what_is_left_out_behind_the_last_full_step_is_counted(make_config, chatml, write_jsonl, pairs):
+    # A window of sixteen samples, of which each needs a row of its own, and one of holes only.
+    rows = [{"prompt": "q", "response": "a " * (60 if k < 16 else 500)} for k in range(20)]
+    path = write_jsonl("a.jsonl", rows)
+    config = config_of(
+        make_config, "best_fit", pairs(path), seq_len=200, data={"shuffle": False, "on_too_long": "drop"}
+    )
+    steps = list(build_train_loader(config, chatml, 0, 1, 1))
+    assert [step.ledger.sources["a"].samples for step in steps] == [4] * 4
+    assert [step.ledger.sources["a"].dropped for step in steps] == [0, 0, 0, 4]
+    assert len(steps) == num_steps(config, chatml)
+    # What stops the run comes after the steps before it.
+    strict = replace(config, data=replace(config.data, on_too_long="error"))
+    again = iter(build_train_loader(strict, chatml, 0, 1, 1))
+    assert [next(again).sample_ids for _ in steps] == [step.sample_ids for step in steps]
+    with pytest.raises(DataError, match=r"more than stage\.seq_len = 200"):
+        next(again)
 
 
 def test_a_cut_sample_is_counted(make_config, chatml, write_jsonl, pairs):
@@ -165,7 +180,7 @@ def test_packed_rows_fit_and_samples_are_whole(make_config, chatml, packing):
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_validation_is_seen_once_with_equally_many_batches_on_every_rank(make_config, chatml, cut, ranks):
     made = make_config(*SOURCES, **cut, data={"validation": SOURCES})
-    batches = [list(iterate_validation(made, chatml, rank, ranks)) for rank in range(ranks)]
+    batches = [list(ValidationLoader(made, chatml, rank, ranks)) for rank in range(ranks)]
     assert len({len(mine) for mine in batches}) == 1
     limit = made.stage.max_tokens_per_micro_batch or 2 * made.stage.seq_len
     assert max(batch.num_tokens for mine in batches for batch in mine) <= limit

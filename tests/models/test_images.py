@@ -132,13 +132,15 @@ def test_a_picture_is_never_cut(seeing: SimpleNamespace) -> None:
     turns = (turn("user", "a", picture(64, 64)), turn("assistant", "bc", picture(64, 64), "d"))
     whole = render(seeing, *turns)
     second = whole.images[1]
-    for most in range(whole.images[0].stop + 20, whole.num_tokens):
+    ids = whole.input_ids.tolist()
+    has_own_tags = ids[second.start] in seeing.rule.tag_ids
+    start, stop = second.start - (not has_own_tags), second.stop + (not has_own_tags)
+    for most in range(start, whole.num_tokens):
         cut = render(seeing, *turns, labels="assistant", seq_len=most, is_truncating=True)
         assert cut.num_tokens <= most
-        assert len(cut.images) == (2 if most >= second.stop else 1)
-        if second.start <= most < second.stop:
-            # The tag before it goes with it.
-            assert cut.num_tokens == second.start - 1
+        assert len(cut.images) == (2 if most >= stop else 1)
+        # The tags around it go with it.
+        assert cut.num_tokens == (start if most < stop else most)
         assert (cut.input_ids == seeing.rule.placeholder_id).sum() == sum(span.num_tokens for span in cut.images)
 
 

@@ -11,7 +11,7 @@ import heapq
 import math
 from collections.abc import Sequence
 
-from vlmforge.data.pack import pack_best_fit
+from vlmforge.data.pack import longest_first, pack_best_fit
 from vlmforge.data.sample import Row, count_row_tokens
 
 
@@ -48,7 +48,7 @@ def deal_rows(rows: Sequence[Row], data_rank: int, num_data_ranks: int, num_micr
     """
     num_hands = num_data_ranks * num_micro_batches
     hands: list[list[int]] = [[] for _ in range(num_hands)]
-    by_length = _longest_first([count_row_tokens(row) for row in rows])
+    by_length = longest_first([count_row_tokens(row) for row in rows])
     for turn, k in enumerate(by_length):
         lap, place = divmod(turn, num_hands)
         hands[place if lap % 2 == 0 else num_hands - 1 - place].append(k)
@@ -86,16 +86,11 @@ def _spread(lengths: Sequence[int], num_hands: int) -> list[list[int]]:
     """Rows over hands of about equally many tokens: longest first, each to the hand with the fewest."""
     hands: list[list[int]] = [[] for _ in range(num_hands)]
     fewest = [(0, number) for number in range(num_hands)]
-    for k in _longest_first(lengths):
+    for k in longest_first(lengths):
         tokens, number = fewest[0]
         hands[number].append(k)
         heapq.heapreplace(fewest, (tokens + lengths[k], number))
     return hands
-
-
-def _longest_first(lengths: Sequence[int]) -> list[int]:
-    """Positions of the lengths; of equal ones the first comes first."""
-    return sorted(range(len(lengths)), key=lambda k: (-lengths[k], k))
 
 
 def _tokens(hand: Sequence[int], lengths: Sequence[int]) -> int:

@@ -2,12 +2,13 @@
 
 A film is a file that PyAV reads (MP4, MOV, Matroska, WebM, AVI), an animation (GIF, WebP), or a list of pictures. What
 opens comes from data, which is not trusted: the reader is chosen by the first bytes of a file, so that no playlist can
-name other files, and sizes are judged before a frame is made.
+name other files, and the sizes of the file, of each frame and of all that must be gone through to reach one are judged
+before it is made. All frames of a file must be as large as its first one, by which they were measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
 # An hour and a half at 60 frames a second.
 MAX_FRAMES = 324_000
+# Gone through to reach one frame: nine minutes of 1920 x 1080 at 30 frames a second without a key frame.
+MAX_PASSED_PIXELS = 2**35
 
+_MORE_KEYS = "encode it with more key frames or smaller, or leave such samples out with  data.on_bad_sample=skip"
 # First bytes of a file, from where on, and FFmpeg's reader of such files.
 _CONTAINERS = ((4, b"ftyp", "mov"), (4, b"moov", "mov"), (0, b"\x1aE\xdf\xa3", "matroska"), (8, b"AVI ", "avi"))
 
@@ -64,9 +68,9 @@ class Film:
         """
         total = self._count()
         if total > MAX_FRAMES:
-            raise self._reader.error(f"the film has more than {MAX_FRAMES} frames", SHRINK, "oversized_image")
+            raise self.reader.error(f"the film has more than {MAX_FRAMES} frames", SHRINK, "oversized_image")
         if total == 0:
-            raise self._reader.error("the film has no frames", REPLACE, "undecodable_image")
+            raise self.reader.error("the film has no frames", REPLACE, "undecodable_image")
         count = min(count, total)
         size = None if self.file is None else self.decode([0])[0].size
         return [Frame(self, k * (total - 1) // max(1, count - 1), size) for k in range(count)]
@@ -83,17 +87,27 @@ class Film:
         if self.file is None:
             return [self.pictures[number].decode() for number in numbers]
         if self._format is None:
+            # Frames of an animation are painted on each other.
+            width, height = self.file.read_size()
+            self._check_passed(width * height * (max(numbers) + 1))
             return self.file.decode_frames(numbers)
         with self._open(self._format) as (container, stream):
             times, keys = _list_times(container, stream)
-            images = list(_decode_at(container, stream, [times[number] for number in numbers], keys))
+            wanted = [times[number] for number in numbers]
+            images = list(_decode_at(container, stream, wanted, keys, self._check_passed))
         if len(images) < len(numbers):
             what = f"the film breaks off: {len(images)} of {len(numbers)} frames could be decoded"
             raise self.file.error(what, REPLACE, "undecodable_image")
         return images
 
+    def _check_passed(self, num_pixels: int) -> None:
+        """What is gone through to reach one frame."""
+        if num_pixels > MAX_PASSED_PIXELS:
+            what = f"more than {MAX_PASSED_PIXELS} pixels of the film must be gone through to reach one frame"
+            raise self.reader.error(what, _MORE_KEYS, "oversized_image")
+
     @property
-    def _reader(self) -> Media:
+    def reader(self) -> Media:
         """What errors are told of."""
         return self.file or self.pictures[0]
 
@@ -129,6 +143,8 @@ class Film:
                     if stream.width * stream.height > MAX_PIXELS:
                         what = f"the film has {stream.width} x {stream.height} pixels, more than {MAX_PIXELS}"
                         raise self.file.error(what, SHRINK, "oversized_image")
+                    # A frame in the middle of the film may say another size.
+                    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
                     yield container, stream
             except av.FFmpegError as error:
                 what = f"the film cannot be decoded: {error.strerror}"
@@ -170,9 +186,9 @@ class Frame:
         """The picture in RGB, upright.
 
         Raises:
-            DataError: it cannot be decoded.
+            DataError: it cannot be decoded, or has another size than it was measured by.
         """
-        return self.film.decode([self.number])[0]
+        return _decode_run(self.film, [self])[0]
 
 
 def open_film(value: Any, place: Place, name: str) -> Film:
@@ -220,7 +236,18 @@ def decode_all(pictures: Sequence[Media | Frame]) -> list[Image]:
         if film is None:
             images.extend(one.decode() for one in run)
         else:
-            images.extend(film.decode([one.number for one in run if isinstance(one, Frame)]))
+            images.extend(_decode_run(film, [one for one in run if isinstance(one, Frame)]))
+    return images
+
+
+def _decode_run(film: Film, frames: Sequence[Frame]) -> list[Image]:
+    """Frames of one film in one pass."""
+    images = film.decode([frame.number for frame in frames])
+    for frame, image in zip(frames, images, strict=True):
+        if image.size != (frame.size or image.size):
+            sizes = [f"{width} x {height}" for width, height in (image.size, frame.read_size())]
+            what = f"frame {frame.number} of the film has {sizes[0]} pixels, its first frame {sizes[1]}"
+            raise film.reader.error(what, REPLACE, "undecodable_image")
     return images
 
 
@@ -258,16 +285,23 @@ def _list_times(container: Any, stream: Any) -> tuple[list[int], list[int]]:
     return sorted(times), sorted(keys)
 
 
-def _decode_at(container: Any, stream: Any, wanted: Sequence[int], keys: Sequence[int]) -> Iterator[Image]:
+def _decode_at(
+    container: Any, stream: Any, wanted: Sequence[int], keys: Sequence[int], check_passed: Callable[[int], None]
+) -> Iterator[Image]:
     """The frames at some times; what lies between two of them is decoded only where no frame stands alone there."""
     frames: Iterator[Any] = iter(())
     at: int | None = None
     for time in wanted:
-        if at is None or any(at < key <= time for key in keys):
+        if at is None or time < at or any(at < key <= time for key in keys):
             container.seek(time, stream=stream, backward=True)
             frames = container.decode(stream)
-        frame = next((frame for frame in frames if frame.pts is not None and frame.pts >= time), None)
-        if frame is None:
+        passed = 0
+        for frame in frames:
+            passed += frame.width * frame.height
+            check_passed(passed)
+            if frame.pts is not None and frame.pts >= time:
+                break
+        else:
             return
         image = frame.to_image()
         yield image.rotate(frame.rotation, expand=True) if frame.rotation else image

@@ -160,11 +160,25 @@ def expand_images(
 
 
 def fit_length(ids: Sequence[int], images: Sequence[ImageSpan], tag_ids: frozenset[int], most: int) -> int:
-    """How many tokens stay of a sample that is cut: at most `most`, and no part of a picture without the rest."""
-    cut = next((span.start for span in images if span.start < most < span.stop), most)
-    while 0 < cut < most and ids[cut - 1] in tag_ids:
-        cut -= 1
-    return cut
+    """How many tokens stay of a sample that is cut: at most `most`, no part of a picture or its tags without the rest.
+
+    Args:
+        ids: before the cut.
+        images: the pictures among them.
+        tag_ids: tokens around a picture, one before it and one after it.
+        most: longest that the sample may be.
+    """
+    whole = (_with_tags(span, ids, tag_ids) for span in images)
+    return next((start for start, stop in whole if start < most < stop), most)
+
+
+def _with_tags(span: ImageSpan, ids: Sequence[int], tag_ids: frozenset[int]) -> tuple[int, int]:
+    """First token of a picture with its tags, and the token after them; those of its own are in its span."""
+    if ids[span.start] in tag_ids:
+        return span.start, span.stop
+    has_first = span.start > 0 and ids[span.start - 1] in tag_ids
+    has_last = span.stop < len(ids) and ids[span.stop] in tag_ids
+    return span.start - has_first, span.stop + has_last
 
 
 def make_image_tensors(samples: Sequence[RenderedSample], rule: ImageRule) -> ImageTensors | None:

@@ -122,13 +122,14 @@ class Ledger:
             self.bad_kinds.setdefault(name, Counter()).update(kinds)
         self._keep_bad_ids(other.bad_ids)
 
-    def check_bad_ratio(self, max_bad_ratio: float, num_rows: int) -> None:
+    def check_bad_ratio(self, max_bad_ratio: float, num_rows: int, blend: str = "data.train") -> None:
         """Stop a run whose data is worse than its owner allows.
 
         Args:
             max_bad_ratio: `data.max_bad_ratio`.
             num_rows: samples of an epoch. Before that many (but at most 1000) were seen the share is taken of
                 that number, so that one bad sample among the first eight does not stop a run over thousands.
+            blend: whose samples they are.
 
         Raises:
             DataError: the share of bad samples is above `max_bad_ratio`.
@@ -140,7 +141,7 @@ class Ledger:
         raise DataError(
             Problem(
                 what=f"{bad} of {seen} samples are bad, more than data.max_bad_ratio = {max_bad_ratio}",
-                where=f"samples {', '.join(self.bad_ids)}{', ...' if bad > len(self.bad_ids) else ''} "
+                where=f"{blend}: samples {', '.join(self.bad_ids)}{', ...' if bad > len(self.bad_ids) else ''} "
                 f"({self._tell_kinds()})",
                 fix="mend them (bad_samples.jsonl in the run folder says what is wrong with each), or raise "
                 "data.max_bad_ratio",

@@ -5,9 +5,9 @@
 3. The rows of a step are dealt to data ranks and micro-batches (`deal.py`) and collated. Where there are pictures, that
    makes their pixels, each rank those of its own rows; with workers as many threads do it ahead of time.
 
-Every rank makes every window, so that the rows of a step, the ledger and the number of label tokens are known
-everywhere without communication. The place in the data is (window, rows used), which any number of ranks and
-workers can go on from.
+Every rank makes every window: it reads and tokenizes the whole global batch. So the rows of a step, the ledger and the
+number of label tokens are known everywhere without communication. The place in the data is (window, rows used), which
+any number of ranks and workers can go on from.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ from vlmforge.config.schema import Config
 from vlmforge.data.ahead import map_ahead
 from vlmforge.data.bad import LeftOut
 from vlmforge.data.collate import Batch, collate, collate_sound
-from vlmforge.data.deal import deal, deal_by_tokens, deal_rows
+from vlmforge.data.deal import deal
 from vlmforge.data.images import ImageRule
 from vlmforge.data.ledger import Ledger, LostSample, counts_of
-from vlmforge.data.mixture import Lengths, open_blend
-from vlmforge.data.sample import Row, Sample
-from vlmforge.data.sources import Source
-from vlmforge.data.window import Window, WindowMaker, build_train_windows, build_validation_windows
+from vlmforge.data.mixture import Lengths
+from vlmforge.data.sample import Row
+from vlmforge.data.window import Window, WindowMaker, build_train_windows
 from vlmforge.data.workers import iterate_windows
 from vlmforge.errors import DataError, Problem
 
@@ -35,9 +34,8 @@ __all__ = [
     "StepBatch",
     "TrainLoader",
     "build_train_loader",
-    "iterate_validation",
+    "collate_hand",
     "num_steps",
-    "validation_samples",
 ]
 
 if TYPE_CHECKING:
@@ -51,9 +49,6 @@ class StepBatch:
     Attributes:
         micro_batches: this data rank's micro-batches, as many as every other rank has.
         sample_ids: `source#index` of the whole global batch, sorted.
-        num_tokens: tokens of the whole global batch.
-        num_label_tokens: label tokens of the whole global batch: the divisor of the loss. 0 if all of it are
-            holes.
         ledger: what this step adds to the run's ledger.
         lost: samples of this rank whose pictures could not be decoded, which are left out; None where that cannot be.
         state: where the next step starts; for a checkpoint made after this step.
@@ -61,8 +56,6 @@ class StepBatch:
 
     micro_batches: list[Batch]
     sample_ids: tuple[str, ...]
-    num_tokens: int
-    num_label_tokens: int
     ledger: Ledger
     state: dict[str, Any]
     lost: tuple[LostSample, ...] | None = None
@@ -97,19 +90,13 @@ class TrainLoader:
         windows.go_on_from(self._state.get("streams", {}))
 
     def __iter__(self) -> Iterator[StepBatch]:
-        """Steps from the present state on."""
+        """Steps from the state that was given on."""
         num_threads = self._num_workers if self._image_rule is not None else 0
-        for step in map_ahead(lambda step: self._build_step(*step), self.iterate_rows(), num_threads):
-            self._state = step.state
-            yield step
+        return map_ahead(lambda step: self._build_step(*step), self.iterate_rows(), num_threads)
 
     def iterate_rows(self) -> Iterator[tuple[list[Row], Ledger, dict[str, Any]]]:
         """The rows of each step before they are dealt, what they add to the ledger by holes, the state after them."""
         return self._chain_packed() if self._is_packed else self._one_window_a_step()
-
-    def state(self) -> dict[str, Any]:
-        """Where the step after the last one yielded starts."""
-        return dict(self._state)
 
     def _make_windows(self, first: int) -> Iterator[Window]:
         """Windows in order; a whole epoch of holes ends the training, which would go on for ever without a row."""
@@ -131,22 +118,31 @@ class TrainLoader:
     def _chain_packed(self) -> Iterator[tuple[list[Row], Ledger, dict[str, Any]]]:
         """Packed: rows run on over windows; only the very last step may be short.
 
-        A window's holes are counted with the step that reaches its first row.
+        A window's holes are counted with the step that reaches its first row, those behind the last row with the last
+        step. Which that is shows only when no row follows, so a full step waits for the next row.
         """
         first, rows_used = self._state["window"], self._state["rows_used"]
         rows: list[Row] = []
-        ledger = Ledger()
-        for number, window in enumerate(self._make_windows(first), first):
-            if rows_used == 0:
-                window.count_holes(ledger)
-            for used, row in enumerate(window.rows[rows_used:], rows_used + 1):
-                rows.append(row)
-                if len(rows) == self._rows_per_step:
-                    yield rows, ledger, _place(number, window, used)
-                    rows, ledger = [], Ledger()
-            rows_used = 0
+        uncounted: list[Window] = []
+        ledger, place = Ledger(), self._state
+        try:
+            for number, window in enumerate(self._make_windows(first), first):
+                uncounted += [window] if rows_used == 0 else []
+                for used, row in enumerate(window.rows[rows_used:], rows_used + 1):
+                    if len(rows) == self._rows_per_step:
+                        yield rows, ledger, place
+                        rows, ledger = [], Ledger()
+                    _count_holes(uncounted, ledger)
+                    rows.append(row)
+                    place = _place(number, window, used)
+                rows_used = 0
+        except DataError:
+            if len(rows) == self._rows_per_step:
+                yield rows, ledger, place
+            raise
         if rows:
-            yield rows, ledger, {"window": self._windows.num_windows or 0, "rows_used": 0}
+            _count_holes(uncounted, ledger)
+            yield rows, ledger, place
 
     def _build_step(self, rows: list[Row], ledger: Ledger, state: dict[str, Any]) -> StepBatch:
         """Deal and collate the rows of a step."""
@@ -158,8 +154,6 @@ class TrainLoader:
         return StepBatch(
             micro_batches=[batch for batch, _ in collated],
             sample_ids=tuple(sorted(sample.sample_id for sample in samples)),
-            num_tokens=sum(sample.num_tokens for sample in samples),
-            num_label_tokens=sum(sample.num_label_tokens for sample in samples),
             ledger=ledger,
             state=state,
             lost=tuple(lost) if self._image_rule is not None and self._is_skipping else None,
@@ -172,6 +166,12 @@ class TrainLoader:
     def _deal(self, rows: list[Row]) -> list[list[Row]]:
         """The rows of each of this rank's micro-batches."""
         return deal(rows, self._data_rank, self._num_data_ranks, self._grad_accum_steps, self._max_tokens)
+
+
+def _count_holes(windows: list[Window], ledger: Ledger) -> None:
+    """Enter the holes of windows in a ledger, once."""
+    while windows:
+        windows.pop(0).count_holes(ledger)
 
 
 def _place(number: int, window: Window, rows_used: int) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def build_train_loader(
         data_rank: which part of each global batch this rank trains on.
         num_data_ranks: how many parts there are; ranks that share one model share a part.
         grad_accum_steps: micro-batches of a step on each rank; None: cut by `stage.max_tokens_per_micro_batch`.
-        state: from `TrainLoader.state` or `StepBatch.state`, to go on from; None: from the start.
+        state: from `StepBatch.state`, to go on from; None: from the start.
         lengths: what weights in tokens rest on; None: measured here if they are needed.
         image_rule: how the model sees pictures; None: it takes text only.
 
@@ -279,56 +279,3 @@ def _count_packed_steps(windows: WindowMaker, rows_per_step: int, max_steps: int
         if max_steps is not None and num_rows >= max_steps * rows_per_step:
             break
     return math.ceil(num_rows / rows_per_step)
-
-
-def iterate_validation(
-    config: Config,
-    tokenizer: PreTrainedTokenizerBase,
-    data_rank: int,
-    num_data_ranks: int,
-    image_rule: ImageRule | None = None,
-) -> Iterator[Batch]:
-    """This rank's micro-batches of `data.validation`, once through; every rank gets equally many.
-
-    Raises:
-        DataError: as in training.
-    """
-    windows = build_validation_windows(config, tokenizer, image_rule)
-    is_skipping = config.data.on_bad_sample == "skip"
-
-    def collate_one(hand: list[Row]) -> Batch:
-        return collate_hand(hand, image_rule, is_skipping=is_skipping)[0]
-
-    max_tokens = config.stage.max_tokens_per_micro_batch
-    if max_tokens is not None:
-        for window in windows.make_all():
-            hands = deal_by_tokens(window.rows, data_rank, num_data_ranks, max_tokens)
-            yield from map(collate_one, hands)
-        return
-    rows_at_once = config.stage.micro_batch_size * num_data_ranks
-    rows: list[Row] = []
-    for window in windows.make_all():
-        rows.extend(window.rows)
-        while len(rows) >= rows_at_once:
-            yield collate_one(deal_rows(rows[:rows_at_once], data_rank, num_data_ranks, 1)[0])
-            del rows[:rows_at_once]
-    if rows:
-        yield collate_one(deal_rows(rows, data_rank, num_data_ranks, 1)[0])
-
-
-def validation_samples(config: Config, limit: int | None) -> list[Sample]:
-    """The first samples of `data.validation` in file order, for tasks; `Sample.as_task` splits them.
-
-    Args:
-        config: the recipe.
-        limit: at most this many; None: all.
-
-    Raises:
-        DataError: a row cannot be read.
-    """
-    samples: list[Sample] = []
-    for source in open_blend(config.data, "validation").sources:
-        assert isinstance(source, Source), "a validation source that cannot seek passed gate 1"
-        wanted = len(source) if limit is None else min(len(source), limit - len(samples))
-        samples.extend(source.sample(i) for i in range(wanted))
-    return samples

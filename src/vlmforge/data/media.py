@@ -101,13 +101,15 @@ class Media:
         Raises:
             DataError: as `decode`.
         """
+        from PIL.Image import DecompressionBombError
+
         frames: list[Image] = []
         with self._open() as image:
             try:
                 for number in numbers:
                     image.seek(number)
                     frames.append(_to_rgb(image.copy()))
-            except _PIL_ERRORS as error:
+            except (*_PIL_ERRORS, DecompressionBombError) as error:
                 raise self.error(f"the film cannot be decoded: {error}", REPLACE, "undecodable_image") from None
         return frames
 

@@ -28,7 +28,7 @@ def pack_best_fit(lengths: Sequence[int], seq_len: int) -> list[list[int]]:
     assert all(0 < length <= seq_len for length in lengths), "a sample that no row can hold"
     rows: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (free tokens, row), ascending: the fullest row with room is the next above
-    for position in _longest_first(lengths):
+    for position in longest_first(lengths):
         length = lengths[position]
         at = bisect.bisect_left(room, (length, -1))
         if at == len(room):
@@ -69,8 +69,8 @@ def pack_knapsack(lengths: Sequence[int], seq_len: int) -> list[list[int]]:
 PACKINGS: Mapping[str, Pack] = {"best_fit": pack_best_fit, "knapsack": pack_knapsack}
 
 
-def _longest_first(lengths: Sequence[int]) -> list[int]:
-    """Positions of the samples; of equally long ones the first comes first."""
+def longest_first(lengths: Sequence[int]) -> list[int]:
+    """Positions of the lengths; of equal ones the first comes first."""
     return sorted(range(len(lengths)), key=lambda position: (-lengths[position], position))
 
 

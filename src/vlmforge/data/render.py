@@ -1,11 +1,7 @@
 """From a sample to tokens, and which of them are trained.
 
 An assistant turn's content and its end marker are labels, nothing else (`stage.labels=all`: every token).
-Labels stay on their own token here; the shift by one happens in `collate.py`.
-
-The ids that generation starts from are a prefix of the ids trained on, for every turn. Text is therefore
-tokenized as a whole only where that leaves the prompt's own ids untouched, and cut where a turn starts
-otherwise.
+Labels stay on their own token here; the shift by one happens in `collate.py`, tokenizing in `encode.py`.
 """
 
 # Shapes: S tokens of one sample.

@@ -38,6 +38,9 @@ class JsonLines:
     can read the line.
     """
 
+    # How much greater a step must be than that of the line before.
+    min_gap = 1
+
     def __init__(self, path: Path, enabled: bool = True) -> None:
         """Take over the file of an earlier run, if there is one.
 
@@ -51,12 +54,12 @@ class JsonLines:
         self._last_step = -1
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append one line; `record["step"]` must be greater than that of the line before."""
+        """Append one line; `record["step"]` must be by `min_gap` greater than that of the line before."""
         if not self._is_enabled:
             return
         file = self._file or self._open()
         step = record["step"]
-        assert step > self._last_step, f"{self.path.name}: step {step} after step {self._last_step}"
+        assert step >= self._last_step + self.min_gap, f"{self.path.name}: step {step} after step {self._last_step}"
         file.write(json.dumps(_finite(dict(record)), ensure_ascii=False, allow_nan=False) + "\n")
         file.flush()
         self._last_step = step
@@ -100,6 +103,12 @@ class JsonLines:
         self._last_step = max((record["step"] for record in read_lines(self.path)), default=-1)
         self._file = self.path.open("a", encoding="utf-8")
         return self._file
+
+
+class BadSampleLines(JsonLines):
+    """bad_samples.jsonl of a run: a step may have a line for what is trained and one for what is held out."""
+
+    min_gap = 0
 
 
 class MetricsWriter(JsonLines):

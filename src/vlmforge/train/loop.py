@@ -28,10 +28,11 @@ from vlmforge.models.images import build_image_rule
 from vlmforge.models.tokenizer import build_tokenizer
 from vlmforge.observe.memory import peak_memory_gib
 from vlmforge.observe.progress import Progress
-from vlmforge.parallel.mesh import World, gather_objects, open_world
+from vlmforge.parallel.mesh import World, open_world
 from vlmforge.parallel.reduce import any_rank
 from vlmforge.parallel.watch import at_step, doing
 from vlmforge.train.interrupt import StopWish, watch_signals
+from vlmforge.train.lost import settle_lost
 from vlmforge.train.outcome import export, finish, measure_before, save, validate
 from vlmforge.train.run_folder import completed_steps, find_run, read_lengths
 from vlmforge.train.schedule import lr_factor
@@ -133,13 +134,10 @@ def _one_step(session: Session, records: Records, step_batches: Iterator[StepBat
 
 
 def _share_losses(batch: StepBatch, world: World) -> StepBatch:
-    """The step's data with what any rank had to leave out of it: each decodes the pictures of its own samples only."""
+    """The step's data with what any rank had to leave out of it."""
     if batch.lost is None:
         return batch
-    by_data_rank = dict(gather_objects((world.data_rank, batch.lost)))
-    lost = [sample for _, samples in sorted(by_data_rank.items()) for sample in samples]
-    for sample in lost:
-        batch.ledger.count_lost(sample)
+    lost = settle_lost(batch.ledger, batch.lost, world)
     gone = {format_sample_id(sample.left_out.source, sample.left_out.index) for sample in lost}
     return replace(batch, sample_ids=tuple(name for name in batch.sample_ids if name not in gone))
 

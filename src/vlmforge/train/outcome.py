@@ -7,7 +7,9 @@ import shlex
 from typing import Any
 
 from vlmforge.checkpoint.store import prune
-from vlmforge.data.loader import iterate_validation, validation_samples
+from vlmforge.data.held_out import ValidationLoader, validation_samples
+from vlmforge.data.ledger import Ledger
+from vlmforge.errors import DataError, Problem
 from vlmforge.generate.load import stop_ids
 from vlmforge.models.adapters import adapter_updates
 from vlmforge.models.export import export_adapter, export_model
@@ -16,6 +18,7 @@ from vlmforge.observe.metrics import read_metrics
 from vlmforge.observe.plot import save_loss_curve
 from vlmforge.parallel.mesh import barrier
 from vlmforge.parallel.watch import doing
+from vlmforge.train.lost import settle_lost
 from vlmforge.train.run_folder import mark_complete
 from vlmforge.train.scoring import score_tasks
 from vlmforge.train.session import Records, Session, base_folder, starting_folder
@@ -26,22 +29,57 @@ MAX_SHOWN_PROMPT = 120
 
 
 def validate(session: Session, records: Records) -> dict[str, float]:
-    """`validation_loss`, or nothing without validation data."""
+    """`validation_loss`, or nothing without validation data.
+
+    Raises:
+        DataError: as in training, or nothing is left to validate on.
+    """
     config, world = session.config, session.world
     if not config.data.validation:
         return {}
-    batches = iterate_validation(config, session.tokenizer, world.data_rank, world.num_data_ranks, session.image_rule)
+    loader = ValidationLoader(config, session.tokenizer, world.data_rank, world.num_data_ranks, session.image_rule)
     with records.progress.status("validating"):
-        session.validation_loss = validation_loss(session.state.root, batches, world)
-    return {"validation_loss": session.validation_loss}
+        loss = validation_loss(session.state.root, loader, world)
+        if session.image_rule is not None:
+            settle_lost(loader.ledger, loader.lost, world)
+    _record_held_out(session, records, loader.ledger)
+    # All of it was seen, so there is no number of rows to wait for.
+    loader.ledger.check_bad_ratio(config.data.max_bad_ratio, 0, "data.validation")
+    if loss is None:
+        raise DataError(_nothing_held_out())
+    session.validation_loss = loss
+    return {"validation_loss": loss}
+
+
+def _nothing_held_out() -> Problem:
+    fix = "stage.seq_len=<more>, or data.on_too_long=error and data.on_bad_sample=error to see what is wrong"
+    return Problem("no label token of data.validation is left to validate on", "data.validation", fix)
+
+
+def _record_held_out(session: Session, records: Records, ledger: Ledger) -> None:
+    """Write and say what was left out of a validation, where it is not what was left out of the last one."""
+    before, session.validation_ledger = session.validation_ledger, ledger
+    if ledger.left_out != (before.left_out if before is not None else []):
+        records.write_left_out(session.state.step, "validation", ledger)
+        for line in ledger.lines():
+            records.progress.message(f"validation: {line}")
+    _write_ledger(session)
+
+
+def _write_ledger(session: Session) -> None:
+    """ledger.json: of the training, and of the last validation."""
+    held_out = session.validation_ledger
+    if session.world.is_main:
+        validation = {} if held_out is None else {"validation": held_out.as_dict()}
+        write_json(session.run.path / "ledger.json", session.ledger.as_dict() | validation)
 
 
 def save(session: Session, records: Records) -> None:
     """Write a checkpoint and the ledger, then delete checkpoints that are too old; a collective."""
     with records.progress.status("saving"), doing("saving"):
         session.state.save(session.run.checkpoints)
+        _write_ledger(session)
         if session.world.is_main:
-            write_json(session.run.path / "ledger.json", session.ledger.as_dict())
             prune(session.run.checkpoints, session.config.checkpointing.keep_last)
 
 

@@ -38,6 +38,9 @@ MAY_DIFFER = (
 )
 
 
+# What tells the content of a file in a fingerprint; of what has none of them the name does.
+FILE_MARKS = ("size_bytes", "sha256_of_ends", "sha256_of_meta", "version")
+
 # How much of a comparison with another recipe is shown: differences, and characters of a value.
 SHOWN_DIFFERENCES = 6
 SHOWN_CHARACTERS = 60
@@ -129,6 +132,47 @@ def _check_same_recipe(manifest: Mapping[str, Any], path: Path, config: Config) 
             f"run.name={config.run.name}-2 for a new run, or the values of the run to go on with it",
         )
         raise CheckpointError(problem)
+
+
+def find_changed_data(run: RunFolder, fingerprints: Mapping[str, Any]) -> list[Problem]:
+    """What is other in the training data than in the run that this one goes on from: the order would be another too.
+
+    Args:
+        run: that goes on.
+        fingerprints: of the data as it is now.
+    """
+    assert run.resume_from is not None, "a run that does not go on"
+    owner = run.resume_from.resolve().parent.parent
+    before = (_read_manifest(owner) or {}).get("data", {}).get("train")
+    # Through JSON, so that tuples and lists are the same.
+    now = json.loads(json.dumps(fingerprints["train"]))
+    fix = f"restore the data, or run.name={run.path.name}-2 checkpointing.resume=auto for a new run"
+    changes: list[tuple[str, str]] = []
+    if before is not None and len(before) != len(now):
+        changes.append(("data.train", f"data.train has {len(before)} sources there and {len(now)} here"))
+    elif before is not None:
+        for old, new in zip(before, now, strict=True):
+            changes += [
+                (new["named_by"] or "data.train", f"source {new['name']}: {what}") for what in _compare(old, new)
+            ]
+    return [Problem(f"the data is not what {owner} was trained on: {what}", where, fix) for where, what in changes]
+
+
+def _compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """What tells two sources apart; a file with the same content may lie elsewhere."""
+    for name in ("name", "format", "rows"):
+        if old.get(name) != new[name]:
+            yield f"{name} is {_short(old.get(name))} there and {_short(new[name])} here"
+    if len(old["files"]) != len(new["files"]):
+        yield f"it has {len(old['files'])} files there and {len(new['files'])} here"
+        return
+    for before, now in zip(old["files"], new["files"], strict=True):
+        marks = [name for name in FILE_MARKS if name in before or name in now] or ["path"]
+        changed = next((name for name in (*marks, "split") if before.get(name) != now.get(name)), None)
+        if changed is not None and changed.startswith("sha256"):
+            yield f"{now['path']}: its content is another"
+        elif changed is not None:
+            yield f"{now['path']}: {changed} is {_short(before.get(changed))} there and {_short(now.get(changed))} here"
 
 
 def completed_steps(run: RunFolder) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from vlmforge.checkpoint.store import SafetensorsReader, drop_after
 from vlmforge.config.derived import BatchSizes
 from vlmforge.config.encode import encode_absolute, to_yaml
 from vlmforge.config.schema import Config
+from vlmforge.config.sources import BlendName
 from vlmforge.data.fingerprint import fingerprint_sources
 from vlmforge.data.images import ImageRule
 from vlmforge.data.ledger import Ledger
@@ -37,18 +38,18 @@ from vlmforge.models.sharding import apply_sharding
 from vlmforge.models.tokenizer import hash_template
 from vlmforge.observe.files import write_json, write_text
 from vlmforge.observe.manifest import build_manifest
-from vlmforge.observe.metrics import JsonLines, MetricsWriter
+from vlmforge.observe.metrics import BadSampleLines, JsonLines, MetricsWriter
 from vlmforge.observe.progress import Progress
 from vlmforge.observe.speed import measure_matmul_flops
 from vlmforge.observe.trackers import Tracker, build_trackers
 from vlmforge.parallel.compiled import apply_compile
 from vlmforge.parallel.experts import ExpertRanks, build_expert_ranks
-from vlmforge.parallel.mesh import World, barrier
+from vlmforge.parallel.mesh import World, barrier, gather_objects
 from vlmforge.parallel.recompute import apply_recompute
 from vlmforge.parallel.shard import apply_fsdp
 from vlmforge.parallel.tensor import TensorRanks, build_tensor_ranks
 from vlmforge.train.optimizer import build_optimizer
-from vlmforge.train.run_folder import RunFolder
+from vlmforge.train.run_folder import RunFolder, find_changed_data
 from vlmforge.train.state import TrainState
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Session:
         peak_flops: what this rank's device can do in a second, measured.
         scores: what was measured before and after.
         validation_loss: after the last step of this process; None: not measured.
+        validation_ledger: what became of the held-out samples when that was last measured.
     """
 
     config: Config
@@ -88,6 +90,7 @@ class Session:
     peak_flops: float
     scores: dict[str, Any]
     validation_loss: float | None = None
+    validation_ledger: Ledger | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Records:
 
     metrics: MetricsWriter
     batches: JsonLines
-    bad_samples: JsonLines
+    bad_samples: BadSampleLines
     trackers: list[Tracker]
     progress: Progress
 
@@ -104,12 +107,16 @@ class Records:
         """Record and show one finished step."""
         self.metrics.write(line)
         self.batches.write({"step": line["step"], "sample_ids": list(batch.sample_ids)})
-        if batch.ledger.left_out:
-            left_out = [sample.as_dict() for sample in batch.ledger.left_out]
-            self.bad_samples.write({"step": line["step"], "samples": left_out})
+        self.write_left_out(line["step"], "train", batch.ledger)
         for tracker in self.trackers:
             tracker.log(line, line["step"])
         self.progress.update(line)
+
+    def write_left_out(self, step: int, blend: BlendName, ledger: Ledger) -> None:
+        """Record the samples that were left out, if any."""
+        if ledger.left_out:
+            left_out = [sample.as_dict() for sample in ledger.left_out]
+            self.bad_samples.write({"step": step, "blend": blend, "samples": left_out})
 
 
 def open_session(
@@ -124,6 +131,8 @@ def open_session(
     lengths: Lengths | None,
 ) -> Session:
     """Build the model, load weights and, for a run that goes on, its state; make the run folder."""
+    fingerprints = fingerprint_sources(config) if world.is_main else {}
+    _check_same_data(run, fingerprints, world)
     with progress.status("loading the model"):
         root = build_root(config, world)
     optimizer = build_optimizer(root, config.stage.optimizer)
@@ -156,8 +165,18 @@ def open_session(
     session = Session(
         config, world, run, tokenizer, image_rule, total_steps, loader, state, ledger, flops_per_token, peak_flops, {}
     )
-    _write_run_folder(session, lengths)
+    _write_run_folder(session, lengths, fingerprints)
     return session
+
+
+def _check_same_data(run: RunFolder, fingerprints: Mapping[str, Any], world: World) -> None:
+    """Nobody trains in another order without knowing; a collective, as only the main rank has looked at the files."""
+    if run.resume_from is None:
+        return
+    problems = find_changed_data(run, fingerprints) if world.is_main else []
+    everywhere = [problem for rank in gather_objects(problems) for problem in rank]
+    if everywhere:
+        raise CheckpointError(everywhere)
 
 
 def _check_not_beyond(run: RunFolder, step: int, total_steps: int) -> None:
@@ -211,7 +230,7 @@ def _build_ranks(world: World) -> tuple[TensorRanks, ExpertRanks | None]:
     return build_tensor_ranks(world.weight_mesh["tp"]), build_expert_ranks(world) if is_cut else None
 
 
-def _write_run_folder(session: Session, lengths: Lengths | None) -> None:
+def _write_run_folder(session: Session, lengths: Lengths | None, fingerprints: Mapping[str, Any]) -> None:
     """recipe.yaml, manifest.json and, for a LoRA on random weights, the base that the adapter belongs to."""
     config, run = session.config, session.run
     resolved = encode_absolute(config)
@@ -220,7 +239,7 @@ def _write_run_folder(session: Session, lengths: Lengths | None) -> None:
         write_text(run.path / "recipe.yaml", to_yaml(nameless))
         manifest = build_manifest(
             mesh=asdict(session.world.axes),
-            data_fingerprints=fingerprint_sources(config),
+            data_fingerprints=fingerprints,
             chat_template_hash=hash_template(session.tokenizer),
             parent_checkpoint=str(run.resume_from) if run.resume_from else starting_folder(config),
         )
@@ -259,9 +278,10 @@ def open_records(session: Session, progress: Progress) -> Iterator[Records]:
     step = session.state.step
     metrics = MetricsWriter(run.path / "metrics.jsonl", enabled=is_main)
     batches = JsonLines(run.path / "batches.jsonl", enabled=is_main and config.logging.sample_ids)
-    bad_samples = JsonLines(run.path / "bad_samples.jsonl", enabled=is_main)
+    bad_samples = BadSampleLines(run.path / "bad_samples.jsonl", enabled=is_main)
     for lines in (metrics, batches, bad_samples):
-        lines.cut_after(step)
+        # What is measured before the first step is measured again.
+        lines.cut_after(step or -1)
     trackers: list[Tracker] = []
     if is_main:
         name = run.path.name

@@ -14,8 +14,8 @@ from vlmforge.parallel.shard import free_gathered
 from vlmforge.train.step import run_forward
 
 
-def validation_loss(root: LossModel, batches: Iterable[Batch], world: World) -> float:
-    """Mean over the label tokens of all batches of all ranks.
+def validation_loss(root: LossModel, batches: Iterable[Batch], world: World) -> float | None:
+    """Mean over the label tokens of all batches of all ranks; None where there is none.
 
     Args:
         root: left in training mode.
@@ -32,4 +32,4 @@ def validation_loss(root: LossModel, batches: Iterable[Batch], world: World) -> 
     root.train()
     total = sum_over_ranks([loss_sum], world.device, world.num_loss_copies)[0]
     count = sum_over_ranks([num_label_tokens], world.device, world.num_batch_copies)[0]
-    return total / max(1.0, count)
+    return total / count if count else None
