@@ -24,7 +24,7 @@ def _shard_without_adapters(module: torch.nn.Module, **options: Any) -> Any:
     from torch.distributed.fsdp import fully_shard
 
     ignored = {parameter for name, parameter in module.named_parameters() if is_adapter(name)}
-    return fully_shard(module, **options, ignored_params=ignored)
+    return fully_shard(module, **(options | {"ignored_params": ignored}))
 
 
 def _with_cache() -> Any:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
@@ -58,22 +59,53 @@ def adaptable_modules(model: PreTrainedModel, family: Family) -> list[str]:
     ]
 
 
-class _LeanLoraLinear(LoraLinear):
-    """peft's LoRA layer with one pass over its output instead of three, for its one adapter in training.
+class _AdaptedProduct(torch.autograd.Function):
+    """`x W^T + bias + s (x A^T) B^T`, of which the frozen `W` and `bias` get no gradient.
 
-    peft scales what B gives and adds it to what the base layer gave, each a pass over the whole output. Here the
-    scale is applied to the `rank` numbers between A and B, and B's product is added as it is made.
+    Each product is added to the one before it as it is made, in both directions: peft makes three passes over the
+    layer's output, and autograd one more over the gradient of its input.
     """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        """`[tokens, outputs]` of `[tokens, inputs]`, `[outputs, inputs]`, `[rank, inputs]` and `[outputs, rank]`."""
+        low = F.linear(x, a).mul_(scale)
+        ctx.save_for_backward(x, weight, a, b, low)
+        ctx.scale = scale
+        return F.linear(x, weight, bias).addmm_(low, b.T)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,), (x, weight, a, b, low) = grad_outputs, ctx.saved_tensors
+        grad_low = (grad @ b).mul_(ctx.scale)
+        grad_x = (grad @ weight).addmm_(grad_low, a) if ctx.needs_input_grad[0] else None
+        return grad_x, None, None, grad_low.T @ x, grad.T @ low, None
+
+
+class _LeanLoraLinear(LoraLinear):
+    """peft's LoRA layer, for its one adapter in training, with fewer passes over its output."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         assert not self.merged, "the base layer holds the adapter already"
         assert not self.disable_adapters, "the adapter is always in use"
         (name,) = self.active_adapters
-        result = self.base_layer(x, *args, **kwargs)
-        low_rank = self.lora_A[name](self.lora_dropout[name](x)) * self.scaling[name]
-        weight = local_tensor(self.lora_B.get_parameter(f"{name}.weight"))
-        flat = torch.addmm(result.flatten(0, -2), low_rank.flatten(0, -2), weight.T)
+        base, dropout, scale = self.base_layer, self.lora_dropout[name], self.scaling[name]
+        a, b = self.lora_A[name], self.lora_B[name]
+        b_weight = local_tensor(b.get_parameter("weight"))
+        if isinstance(dropout, nn.Identity) and not any(_is_cut(module) for module in (base, a, b)):
+            inputs = x.flatten(0, -2)
+            product = _AdaptedProduct.apply(inputs, base.weight, base.bias, a.weight, b_weight, scale)
+            return product.view(*x.shape[:-1], -1)
+        result = base(x, *args, **kwargs)
+        low_rank = a(dropout(x)) * scale
+        flat = torch.addmm(result.flatten(0, -2), low_rank.flatten(0, -2), b_weight.T)
         return flat.view_as(result)
+
+
+def _is_cut(linear: nn.Module) -> bool:
+    """Whether ranks of tp share the layer: then its forward pass is not one product of one tensor."""
+    weight = linear.get_parameter("weight")
+    return local_tensor(weight) is not weight or "forward" in vars(linear)
 
 
 def shard_adapted(module: LoraLinear, style: Style, ranks: TensorRanks) -> None:

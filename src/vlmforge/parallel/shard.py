@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -42,19 +43,32 @@ def apply_fsdp(
     """
     policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=reduce_dtype)
     used, offload = _used_axes(mesh), _offload_policy(mesh, is_offloaded)
+    as_they_are: set[nn.Parameter] = set()
+    if dist.get_world_size() == 1 and not is_offloaded:
+        as_they_are = {parameter for parameter in root.parameters() if _is_used_as_stored(parameter, policy)}
+        layers = [layer for layer in layers if any(p not in as_they_are for p in layer.parameters())]
+        if all(parameter in as_they_are for parameter in root.parameters()):
+            return
+    options: dict[str, Any] = {"mp_policy": policy, "offload_policy": offload, "ignored_params": as_they_are}
     for module in experts:
         assert expert_mesh is not None, "experts apart have a mesh"
-        fully_shard(module, mesh=_used_axes(expert_mesh), mp_policy=policy, offload_policy=offload)
+        fully_shard(module, mesh=_used_axes(expert_mesh), **options)
     for layer in layers:
-        fully_shard(layer, mesh=used, mp_policy=policy, offload_policy=offload)
+        fully_shard(layer, mesh=used, **options)
     # The root's weights are used first and last in a forward: freeing them in between only gathers them twice.
-    fully_shard(root, mesh=used, mp_policy=policy, offload_policy=offload, reshard_after_forward=False)
+    fully_shard(root, mesh=used, **options, reshard_after_forward=False)
     for module in root.modules():
         # One rank sums nothing, and there a factor of 1 would be a division of every gradient by 1.
         if isinstance(module, FSDPModule) and used.size() > 1:
             # gloo cannot scale while it reduces, so the sum is asked for by name.
             module.set_force_sum_reduction_for_comms(True)
             module.set_gradient_divide_factor(1.0)
+
+
+def _is_used_as_stored(parameter: nn.Parameter, policy: MixedPrecisionPolicy) -> bool:
+    """Whether one rank computes with the very tensor that it keeps, and adds up gradients in its type."""
+    is_computed_with = parameter.dtype == policy.param_dtype
+    return is_computed_with and (not parameter.requires_grad or policy.reduce_dtype == policy.param_dtype)
 
 
 def _offload_policy(mesh: DeviceMesh, is_offloaded: bool) -> OffloadPolicy:
@@ -69,7 +83,8 @@ def _used_axes(mesh: DeviceMesh) -> DeviceMesh:
 
 def set_last_micro_batch(root: nn.Module, is_last: bool) -> None:
     """Say whether the next backward is the last of the step: only then are gradients summed over replicas."""
-    assert isinstance(root, FSDPModule)
+    if not isinstance(root, FSDPModule):
+        return
     # On one rank whole gradients take no more memory than its shards, so they add up where the backward pass puts them.
     root.set_requires_gradient_sync(is_last or dist.get_world_size() > 1)
     root.set_requires_all_reduce(is_last)
@@ -84,8 +99,8 @@ def free_gathered(root: nn.Module) -> None:
     The root keeps its gathered weights for the backward pass; until then its parameters are other tensors than the
     ones that the optimizer and the checkpoint know.
     """
-    assert isinstance(root, FSDPModule)
-    root.reshard()
+    if isinstance(root, FSDPModule):
+        root.reshard()
 
 
 def copy_full(target: Tensor, full: Tensor) -> None:
