@@ -63,16 +63,17 @@ class _AdaptedProduct(torch.autograd.Function):
     """`x W^T + bias + s (x A^T) B^T`, of which the frozen `W` and `bias` get no gradient.
 
     Each product is added to the one before it as it is made, in both directions: peft makes three passes over the
-    layer's output, and autograd one more over the gradient of its input.
+    layer's output, and autograd one more over the gradient of its input. Nothing is changed in place in the forward
+    pass, whose products `parallelism.recompute: selective` keeps.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
         """`[tokens, outputs]` of `[tokens, inputs]`, `[outputs, inputs]`, `[rank, inputs]` and `[outputs, rank]`."""
-        low = F.linear(x, a).mul_(scale)
+        low = F.linear(x, a) * scale
         ctx.save_for_backward(x, weight, a, b, low)
         ctx.scale = scale
-        return F.linear(x, weight, bias).addmm_(low, b.T)
+        return torch.addmm(F.linear(x, weight, bias), low, b.T)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
@@ -93,6 +94,7 @@ class _LeanLoraLinear(LoraLinear):
         a, b = self.lora_A[name], self.lora_B[name]
         b_weight = local_tensor(b.get_parameter("weight"))
         if isinstance(dropout, nn.Identity) and not any(_is_cut(module) for module in (base, a, b)):
+            assert not base.weight.requires_grad, "what an adapter is beside is frozen"
             inputs = x.flatten(0, -2)
             product = _AdaptedProduct.apply(inputs, base.weight, base.bias, a.weight, b_weight, scale)
             return product.view(*x.shape[:-1], -1)
