@@ -41,7 +41,8 @@ def apply_fsdp(
         reduce_dtype: type in which gradients are summed.
         is_offloaded: shards, their gradients and with them the optimizer are in CPU memory.
     """
-    policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=reduce_dtype)
+    # What enters a layer keeps its type: the rotary tables of a vision tower are float32 on purpose.
+    policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=reduce_dtype, cast_forward_inputs=False)
     used, offload = _used_axes(mesh), _offload_policy(mesh, is_offloaded)
     as_they_are: set[nn.Parameter] = set()
     if dist.get_world_size() == 1 and not is_offloaded:
