@@ -22,6 +22,9 @@ from vlmforge.models.tokenizer import build_tokenizer
 from vlmforge.parallel.mesh import open_world
 from vlmforge.train.plain_loop import global_batches
 
+# Six to seven minutes on two cores that have nothing else to do.
+pytestmark = pytest.mark.timeout(1800)
+
 PUBLISHED = json.loads(RESULTS.read_text())
 
 
@@ -39,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with open_world(Axes(), "cpu", 60.0) as world:
             for case in cases_on(SINGLE):
                 train(case, SINGLE, world, folder)
-    wait_for_ranks(ranks, timeout_seconds=540)
+    wait_for_ranks(ranks, timeout_seconds=1600)
     return folder
 
 

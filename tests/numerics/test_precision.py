@@ -15,6 +15,9 @@ from vlmforge.train.parity import Bounds, Record, compare
 from vlmforge.train.plain_loop import record_plain
 from vlmforge.train.recording import record_mesh
 
+# Two to four minutes, most of them tracing layers.
+pytestmark = pytest.mark.timeout(1500)
+
 # Of one kind of layer, with and without gradients, in one piece or in as many as there are calls to other ranks.
 MOST_GRAPHS = {"dp_shard2": 4, "tp2": 30}
 # docs/parity.md states them: a model of two layers, weights and gradients summed in float32, computed in bfloat16.
@@ -32,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, case in (("bf16", FULL), ("bf16-lora", LORA)):
             record_plain(configure(case, folder)).save(folder / f"fp32-{name}")
             record_mesh(configure(case, folder, **BF16), world).save(folder / f"single-{name}")
-    wait_for_ranks(ranks, timeout_seconds=600)
+    wait_for_ranks(ranks, timeout_seconds=1200)
     return folder
 
 
