@@ -113,15 +113,15 @@ def test_an_error_on_two_ranks_is_told_once_with_its_code(here: Path) -> None:
 
 
 def test_a_rank_that_does_not_go_on_ends_the_run_with_a_report(here: Path) -> None:
-    words = ("train", "recipe=short.yaml", "run.name=stuck", "stage.max_steps=4000", "launch.timeout_seconds=2")
+    words = ("train", "recipe=short.yaml", "run.name=stuck", "stage.max_steps=4000", "launch.timeout_seconds=6")
     running = start(here, *words, *TWO)
     wait_for_steps(here / "runs/stuck", 2)
     ranks = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
     os.kill(int(ranks[1]), signal.SIGSTOP)
-    _, errors = running.communicate(timeout=60)
+    _, errors = running.communicate(timeout=120)
     assert running.returncode == 1
     assert errors.count("error:") == 1
-    assert "rank 0 has waited for 2 s (launch.timeout_seconds) in step " in errors
+    assert "rank 0 has waited for 6 s (launch.timeout_seconds) in step " in errors
     assert "rank 1 gave no answer" in errors
     # Where rank 0 waits for it.
     assert "    vlmforge/train/step.py:" in errors

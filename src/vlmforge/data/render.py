@@ -99,7 +99,8 @@ class Renderer:
         was_truncated = length > self._seq_len
         if was_truncated:
             if not self._is_truncating:
-                raise TooLongError(_too_long_problem(sample.place, length, self._seq_len, has_images=bool(images)))
+                would_shrink = bool(images) and self._max_shrinks == 0
+                raise TooLongError(_too_long_problem(sample.place, length, self._seq_len, would_shrink=would_shrink))
             tags = self._image_rule.tag_ids if self._image_rule is not None else frozenset[int]()
             length = fit_length(ids, images, tags, self._seq_len)
         place = sample.place
@@ -268,12 +269,12 @@ def render_prompt(
         raise DataError(Problem(error.what, "the prompt", error.fix)) from None
 
 
-def _too_long_problem(place: Place, num_tokens: int, seq_len: int, *, has_images: bool) -> Problem:
+def _too_long_problem(place: Place, num_tokens: int, seq_len: int, *, would_shrink: bool) -> Problem:
     """A sample that does not fit."""
     return place.problem(
         f"the sample has {num_tokens} tokens, more than stage.seq_len = {seq_len}",
         f"stage.seq_len={num_tokens}, or data.on_too_long=drop, or data.on_too_long=truncate"
-        + (", or data.shrink_images=true" if has_images else ""),
+        + (", or data.shrink_images=true" if would_shrink else ""),
     )
 
 

@@ -15,9 +15,15 @@ class StopWish:
     def __init__(self) -> None:
         """Nobody has."""
         self.is_set = False
+        self._process = os.getpid()
 
     def ask(self, signum: int, frame: FrameType | None) -> None:
-        """Signal handler: the first time note the wish; a second SIGINT interrupts at once."""
+        """Signal handler: the first time note the wish; a second SIGINT interrupts at once.
+
+        Data workers inherit it, and a terminal signals them too: they end with the process that they work for.
+        """
+        if os.getpid() != self._process:
+            return
         if self.is_set and signum == signal.SIGINT:
             raise KeyboardInterrupt
         if not self.is_set:
