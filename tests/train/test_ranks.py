@@ -123,8 +123,8 @@ def test_a_rank_that_does_not_go_on_ends_the_run_with_a_report(here: Path) -> No
     assert errors.count("error:") == 1
     assert "rank 0 has waited for 6 s (launch.timeout_seconds) in step " in errors
     assert "rank 1 gave no answer" in errors
-    # Where rank 0 waits for it.
-    assert "    vlmforge/train/step.py:" in errors
+    # Where rank 0 waits for it: within a step, or between two.
+    assert "    vlmforge/train/" in errors
     assert "Traceback" not in errors
 
 
