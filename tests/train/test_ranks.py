@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -90,7 +91,7 @@ def test_a_signal_finishes_the_step_and_saves_on_every_rank(here: Path) -> None:
     running = start(here, *words)
     wait_for_steps(here / "runs/stopped", 3)
     running.send_signal(signal.SIGTERM)
-    output, errors = running.communicate(timeout=120)
+    output, errors = running.communicate(timeout=60)
     assert running.returncode == 130, errors
     assert "interrupted after step" in output
     steps = len(metrics(here / "runs/stopped"))
@@ -105,7 +106,7 @@ def test_an_error_on_two_ranks_is_told_once_with_its_code(here: Path) -> None:
     (here / "rows.jsonl").write_text("\n".join(lines))
     source = "data.train=[{path: rows.jsonl, format: messages}]"
     running = start(here, "train", "recipe=short.yaml", "run.name=bad", source, "stage.packing_window=4", *TWO)
-    _, errors = running.communicate(timeout=120)
+    _, errors = running.communicate(timeout=60)
     assert running.returncode == 3, errors
     assert errors.count("error:") == 1
     assert "rows.jsonl:41" in errors
@@ -118,13 +119,13 @@ def test_a_rank_that_does_not_go_on_ends_the_run_with_a_report(here: Path) -> No
     wait_for_steps(here / "runs/stuck", 2)
     ranks = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
     os.kill(int(ranks[1]), signal.SIGSTOP)
-    _, errors = running.communicate(timeout=120)
+    _, errors = running.communicate(timeout=60)
     assert running.returncode == 1
     assert errors.count("error:") == 1
     assert "rank 0 has waited for 6 s (launch.timeout_seconds) in step " in errors
     assert "rank 1 gave no answer" in errors
     # Where rank 0 waits for it: within a step, or between two.
-    assert "    vlmforge/train/" in errors
+    assert re.search(r"    vlmforge/train/(step|loop)\.py:", errors)
     assert "Traceback" not in errors
 
 
