@@ -21,7 +21,8 @@ from vlmforge.models.head import LossModel, linear_cross_entropy_sum
 LENGTHS = (9, 5, 13)
 LENGTHS_OF_ROWS = st.lists(st.integers(1, 14), min_size=2, max_size=4)
 # An expert multiplies all rows that are routed to it at once, and products of one row are rounded otherwise than those
-# of several: neighbours change how many there are, and so the last bit. Llama 4 sends every token to every expert.
+# of several: neighbours change how many there are, and so the last bits. In 600 rows of such lengths that was 1.4e-6 at
+# most, of values up to 4; a leak is wrong in the first digits. Llama 4 sends every token to every expert.
 ROUTED = ("qwen3_moe",)
 EXAMPLES = settings(max_examples=5, deadline=None)
 
@@ -74,7 +75,7 @@ def test_a_sample_is_bit_equal_whatever_its_neighbours_are(family: str, attentio
         with torch.no_grad():
             before = root.hidden_states(**batch)
             after = root.hidden_states(**{**batch, "input_ids": changed})
-        tolerance = 1e-6 if family in ROUTED else 0.0
+        tolerance = 1e-5 if family in ROUTED else 0.0
         assert torch.allclose(before[0, is_kept], after[0, is_kept], rtol=0.0, atol=tolerance)
         assert not torch.equal(before[0, ~is_kept], after[0, ~is_kept])
 
