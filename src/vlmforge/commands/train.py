@@ -41,8 +41,6 @@ def run(request: Request) -> int:
 
 def _run(request: Request) -> int:
     join_slurm(os.environ)
-    # Large tensors of a CPU in pages of 2 MiB, where the system has them. torch reads it at its first tensor.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     loaded = load_config(request, runs_here=True)
     config = replace(loaded.config, run=replace(loaded.config.run, name=loaded.run_name))
     if config.stage.kind == "generate":

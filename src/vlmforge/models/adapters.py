@@ -28,7 +28,7 @@ from vlmforge.models.family import Family
 from vlmforge.models.shape import find_family
 from vlmforge.parallel.shard import full_tensor
 from vlmforge.parallel.styles import Style
-from vlmforge.parallel.tensor import SlicedDropout, TensorRanks, local_tensor, place, shard_module
+from vlmforge.parallel.tensor import SlicedDropout, TensorRanks, is_cut, local_tensor, place, shard_module
 
 PEFT_PREFIX = "base_model.model."
 
@@ -93,7 +93,7 @@ class _LeanLoraLinear(LoraLinear):
         base, dropout, scale = self.base_layer, self.lora_dropout[name], self.scaling[name]
         a, b = self.lora_A[name], self.lora_B[name]
         b_weight = local_tensor(b.get_parameter("weight"))
-        if isinstance(dropout, nn.Identity) and not any(_is_cut(module) for module in (base, a, b)):
+        if isinstance(dropout, nn.Identity) and not any(is_cut(module) for module in (base, a, b)):
             assert not base.weight.requires_grad, "what an adapter is beside is frozen"
             inputs = x.flatten(0, -2)
             product = _AdaptedProduct.apply(inputs, base.weight, base.bias, a.weight, b_weight, scale)
@@ -102,12 +102,6 @@ class _LeanLoraLinear(LoraLinear):
         low_rank = a(dropout(x)) * scale
         flat = torch.addmm(result.flatten(0, -2), low_rank.flatten(0, -2), b_weight.T)
         return flat.view_as(result)
-
-
-def _is_cut(linear: nn.Module) -> bool:
-    """Whether ranks of tp share the layer: then its forward pass is not one product of one tensor."""
-    weight = linear.get_parameter("weight")
-    return local_tensor(weight) is not weight or "forward" in vars(linear)
 
 
 def shard_adapted(module: LoraLinear, style: Style, ranks: TensorRanks) -> None:

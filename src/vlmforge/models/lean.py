@@ -2,7 +2,7 @@
 
 transformers writes an RMS norm as seven operations: autograd keeps two float32 copies of what enters it, and undoes
 them one by one. Here the norm is one operation that keeps its input and one number a token. A gated MLP keeps what its
-two first matrices give, and not the activation made of it.
+two first matrices give, and neither the activation made of it nor what the third one takes in.
 
 The layers stay those of transformers, with their names, their weights and their results. A family says which of its
 classes compute what; the check of every gradient against plain transformers covers them.
@@ -14,12 +14,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vlmforge.errors import ConfigError, Problem
 from vlmforge.models.family import LeanKind
 from vlmforge.models.shape import find_family
+from vlmforge.parallel.tensor import is_cut
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -60,11 +62,36 @@ class _Gate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad,), (gate, up) = grad_outputs, ctx.saved_tensors
-        with torch.enable_grad():
-            again = gate.detach().requires_grad_()
-            activation = ctx.act(again)
-        (grad_gate,) = torch.autograd.grad(activation, again, grad * up)
-        return grad_gate, activation.detach().mul_(grad), None
+        activation, grad_gate = _undo_activation(ctx.act, gate, grad * up)
+        return grad_gate, activation.mul_(grad), None
+
+
+class _GatedProduct(torch.autograd.Function):
+    """`(act(gate) * up) W^T + bias`, of which what is in brackets is made again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None, act: nn.Module) -> Tensor:
+        """`[tokens, outputs]` of twice `[tokens, inputs]` and `[outputs, inputs]`."""
+        ctx.save_for_backward(gate, up, weight)
+        ctx.act = act
+        return F.linear(act(gate).mul_(up), weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,), (gate, up, weight) = grad_outputs, ctx.saved_tensors
+        _, _, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        inner = grad @ weight
+        activation, grad_gate = _undo_activation(ctx.act, gate, inner * up)
+        grad_weight = grad.T @ (activation * up) if needs_weight else None
+        return grad_gate, inner.mul_(activation), grad_weight, grad.sum(0) if needs_bias else None, None
+
+
+def _undo_activation(act: nn.Module, gate: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """`act(gate)` once more, and the gradient of `gate` from that of it."""
+    with torch.enable_grad():
+        again = gate.detach().requires_grad_()
+        activation = act(again)
+    return activation.detach(), torch.autograd.grad(activation, again, grad)[0]
 
 
 class _Norm(nn.Module):
@@ -96,7 +123,11 @@ class _GatedMLP(nn.Module):
     act_fn: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(_Gate.apply(self.gate_proj(x), self.up_proj(x), self.act_fn))
+        gate, up, down = self.gate_proj(x), self.up_proj(x), self.down_proj
+        if type(down) is not nn.Linear or is_cut(down):
+            return down(_Gate.apply(gate, up, self.act_fn))
+        flat = _GatedProduct.apply(gate.flatten(0, -2), up.flatten(0, -2), down.weight, down.bias, self.act_fn)
+        return flat.view(*x.shape[:-1], -1)
 
 
 _MIXINS: Mapping[LeanKind, type[nn.Module]] = {"norm": _Norm, "norm_of_one": _NormOfOne, "gated_mlp": _GatedMLP}

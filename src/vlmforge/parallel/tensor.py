@@ -131,6 +131,12 @@ def local_tensor(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def is_cut(linear: nn.Module) -> bool:
+    """Whether ranks share a linear layer: then its forward pass is not one product of one tensor."""
+    weight = linear.get_parameter("weight")
+    return local_tensor(weight) is not weight or "forward" in vars(linear)
+
+
 def log_softmax(logits: Tensor, ranks: TensorRanks | None) -> Tensor:
     """Log probabilities in fp32 of logits `[T, V]`, of which each of several ranks has its part `[T, V / R]`."""
     if ranks is None or ranks.size == 1:
