@@ -67,6 +67,28 @@ def test_an_end_marker_that_was_cut_away_is_told(recipe, capsys):
     assert "its end marker is not trained" in out
 
 
+def test_samples_that_come_again_in_a_step_are_told_with_what_keeps_them_apart(recipe, capsys):
+    words = ["data.train.0.rows=[1,4]", "stage.packing_window=1024"]
+    run(recipe, *words, "stage.global_batch_size=3")
+    note = "a: 3 of its samples come up to 3 times in this step: the step takes 9 samples, and the source has 3 rows; "
+    assert f"look: {note}stage.global_batch_size=1 keeps them apart" in capsys.readouterr().out
+    run(recipe, *words, "stage.global_batch_size=1")
+    assert "keeps them apart" not in capsys.readouterr().out
+
+
+def test_a_source_that_a_window_draws_again_and_again_is_told(recipe, capsys):
+    few, many = (
+        f"{{path: builtin:dates, format: prompt_response, name: {name}, weight: 1, rows: [0, {num_rows}]}}"
+        for name, num_rows in (("few", 8), ("many", 40))
+    )
+    words = ["data.shuffle=true", "stage.seq_len=512", f"data.train=[{few},{many}]"]
+    run(recipe, *words, "stage.packing_window=48")
+    told = "a packing window draws 24 samples of its 8 rows; stage.packing_window=16 keeps them apart, or draw less"
+    assert told in capsys.readouterr().out
+    run(recipe, *words, "stage.packing_window=16")
+    assert "keeps them apart" not in capsys.readouterr().out
+
+
 def test_a_clean_step_says_so(recipe, capsys):
     run(recipe, "stage.seq_len=256")
     out = capsys.readouterr().out

@@ -145,8 +145,16 @@ def test_another_format_may_read_the_members(prepared):
 @pytest.mark.parametrize(
     ("dataset", "words"),
     [
-        ({"__class__": "CrudeWebdataset"}, "its samples are of class CrudeWebdataset"),
-        (CAPTIONING | {"sample_loader": "loader.py:load"}, "sample_loader = loader.py:load is Python code"),
+        (
+            {"__class__": "CrudeWebdataset"},
+            "says __class__: CrudeWebdataset; what can be read is CaptioningSample",
+        ),
+        (
+            CAPTIONING | {"sample_loader": "loader.py:load"},
+            "says sample_loader: loader.py:load, which is Python code",
+        ),
+        ({"field_map": FIELD_MAP}, "dataset.yaml names no class of its samples"),
+        (CAPTIONING | {"sample_type": "CaptioningSample"}, "says sample_type: CaptioningSample, which must be a map"),
         (CAPTIONING | {"subflavors": {"augmentation": True}}, "pictures are not augmented"),
     ],
 )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from vlmforge.config.schema import SourceConfig
 from vlmforge.data.held_out import ValidationLoader, validation_samples
 from vlmforge.data.loader import build_train_loader, num_steps
+from vlmforge.data.window import WindowCut, build_train_windows
 from vlmforge.errors import DataError
 
 SOURCES = (
@@ -56,6 +57,27 @@ def test_one_epoch_trains_every_sample_once(make_config, chatml, packing):
     config = config_of(make_config, packing)
     seen = [sample[0] for found, _ in run_steps(config, chatml) for sample in found]
     assert sorted(seen) == sorted([f"dates#{k}" for k in range(50)] + [f"messages#{k}" for k in range(21)])
+
+
+@settings(max_examples=50, deadline=None)
+@given(size=st.integers(1, 40), unit=st.integers(1, 40), num_samples=st.integers(1, 200))
+def test_windows_are_all_samples_in_order_and_none_reaches_into_the_next_epoch(size, unit, num_samples):
+    cut = WindowCut(size, unit, num_samples)
+    windows = [cut.numbers(number) for number in range(cut.num_windows)]
+    assert [n for window in windows for n in window] == list(range(num_samples))
+    assert all(window[0] // unit == window[-1] // unit and len(window) <= size for window in windows)
+
+
+@pytest.mark.parametrize("packing", ["best_fit", "knapsack"])
+@pytest.mark.parametrize("sources", [SOURCES, SOURCES[:1]])
+def test_packed_rows_come_epoch_by_epoch(make_config, chatml, packing, sources):
+    # A window would hold fourteen epochs, or twenty.
+    config = make_config(*sources, packing=packing, packing_window=1024, max_epochs=2.5)
+    windows = list(build_train_windows(config, chatml).make_all())
+    total = sum(source.rows[1] for source in sources)
+    names = [[sample.sample_id for row in window.rows for sample in row] for window in windows]
+    assert [len(window) for window in names] == [total, total, -(-total // 2)]
+    assert all(len(set(window)) == len(window) for window in names)
 
 
 @PACKINGS

@@ -72,7 +72,7 @@ def test_twins_and_a_date_in_the_template_are_told(tokenizer):
     tokens = np.array([1, 2, 3])
     samples = [("a#1", tokens), ("b#1", tokens + 1), ("a#7", tokens)]
     assert [str(n) for n in find_step_notes(Ledger(), samples, tokenizer)] == [
-        "the same tokens come 2 times in this step: a#1, a#7"
+        "2 samples of this step have the same tokens: a#1, a#7"
     ]
     dated = build_byte_tokenizer()
     dated.chat_template = "{{ strftime_now('%d %b %Y') }}"

@@ -43,14 +43,20 @@ def test_held_out_samples_that_are_left_out_are_told_and_changed_data_is_not_gon
 ) -> None:
     assert train("run.name=one", "run.stop_after_steps=1") == 0
     run = files / "runs/one"
-    assert "validation: held  100.0% of the samples, 100.0% of the tokens: 4 samples, 1 dropped, 1 bad" in (
-        capsys.readouterr().out
+    assert (
+        "validation: held  100.0% of the samples, 100.0% of the tokens: 4 samples, 1 dropped, 1 bad (1 missing_column)"
+        in (capsys.readouterr().out)
     )
     counts = json.loads((run / "ledger.json").read_text())["validation"]["sources"]["held"]
     assert (counts["samples"], counts["dropped"], counts["bad_kinds"]) == (4, 1, {"missing_column": 1})
     (line,) = [json.loads(line) for line in (run / "bad_samples.jsonl").read_text().splitlines()]
     assert (line["step"], line["blend"]) == (0, "validation")
     assert [sample["sample"] for sample in line["samples"]] == ["held#4", "held#5"]
+
+    # A run that goes on keeps what it knows of held-out samples until it looks again.
+    assert train("run.name=one", "run.stop_after_steps=1") == 0
+    assert json.loads((run / "ledger.json").read_text())["validation"]["sources"]["held"] == counts
+    capsys.readouterr()
 
     write_rows(files / "a.jsonl", [*GOOD, GOOD[0]])
     assert train("run.name=one") == 4
@@ -65,6 +71,8 @@ def test_held_out_samples_that_are_left_out_are_told_and_changed_data_is_not_gon
     (files / "a.jsonl").unlink()
     os.symlink("elsewhere.jsonl", files / "a.jsonl")
     assert train("run.name=one") == 0
+    # Looked at again, and nothing new was found.
+    assert (run / "bad_samples.jsonl").read_text().count("\n") == 1
 
 
 def test_too_few_held_out_samples_stop_the_run(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,3 +70,13 @@ def test_prepared_folders_in_a_blend_are_trained_on_in_their_shares(
     assert set(used) == {"captions", "questions"}
     names = [name for step in sample_ids(blend / "runs/energon") for name in step]
     assert 0.5 < sum(name.startswith("captions#") for name in names) / len(names) < 0.95
+
+    # The weights stand in the blend alone, and decide the order.
+    text = (blend / "blend.yaml").read_text()
+    for old, new, told in (
+        ("weight: 3", "weight: 2", 'terms is ["weight 3.0 in samples"] there and ["weight 2.0 in samples"] here'),
+        ("  weight: 3", "  weight: 3\n      subset: {range: [0, 6]}", 'subsets is [] there and ["rows 0 to 6"] here'),
+    ):
+        (blend / "blend.yaml").write_text(text.replace(old, new, 1))
+        assert main(["train", *words, "run.name=energon", "stage.max_steps=5", "checkpointing.export=never"]) == 4
+        assert told in capsys.readouterr().err

@@ -98,6 +98,9 @@ def test_shards_parquet_and_tables_of_other_tools_are_trained_on_as_they_are(
     assert (bad["sample"], bad["kind"]) == ("sums#17", "unreadable_row")
     assert bad["where"] == "sums-1.tar sample 5"
     assert "1/005.json cannot be read" in bad["reason"]
+    said = capsys.readouterr().out
+    assert "23 samples, 1 bad (1 unreadable_row)" in said
+    assert "each sample that was left out, and why: runs/mixed/bad_samples.jsonl" in said
 
 
 def test_too_many_bad_samples_stop_a_run_which_has_written_down_what_is_wrong(

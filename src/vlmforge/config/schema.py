@@ -343,7 +343,9 @@ class StageConfig:
         "How samples share rows within a window: not at all, best fit, or row by row with the longest that fits, as "
         "Megatron's multimodal training packs.",
     )
-    packing_window: int = key(1024, "Consecutive samples that are packed together.", minimum=1)
+    packing_window: int = key(
+        1024, "Consecutive samples that are packed together, fewer at the end of an epoch.", minimum=1
+    )
     micro_batch_size: int = key(1, "Rows per data rank per forward.", minimum=1)
     max_tokens_per_micro_batch: int | None = key(
         None,

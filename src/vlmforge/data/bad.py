@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -28,6 +29,11 @@ BAD_KINDS: tuple[BadKind, ...] = get_args(BadKind)
 def format_sample_id(source: str, index: int) -> str:
     """The one spelling of a sample's name, `source#index`."""
     return f"{source}#{index}"
+
+
+def tell_json_error(error: Exception) -> str:
+    """What is wrong with some JSON, and at which of its characters; its own count of lines is none of a file's."""
+    return f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 class BadSampleError(DataError):

@@ -65,6 +65,11 @@ class SampleOrder:
         """Length of the stream where every source ends; None: it goes on for ever."""
         return self._phases[-1].start if self._phases and self._phases[-1].tree is None else None
 
+    @property
+    def samples_per_round(self) -> int:
+        """Samples after which rows come again: an epoch of the blend, or of its only source."""
+        return self._sources[0].num_rows if len(self._sources) == 1 else self.samples_per_epoch
+
     def __call__(self, n: int) -> tuple[int, int]:
         """The number of the source and the row in it, of sample n counted from 0."""
         if not self._phases:

@@ -7,31 +7,47 @@ datasets. A hub id is not looked up.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlmforge.config.schema import Config, SourceConfig
 from vlmforge.config.sources import BLENDS
 from vlmforge.data.builtin import BUILTINS, PREFIX
+from vlmforge.data.files import is_folder, is_url
+from vlmforge.data.first_rows import try_head, try_rows
 from vlmforge.data.forecast import is_countable, is_openable
 from vlmforge.data.formats import FORMATS
 from vlmforge.data.formats.base import advise_column
 from vlmforge.data.leaves import Group, Leaf
 from vlmforge.data.locations import FILE_SUFFIXES, Kind, classify_path, expand_paths
 from vlmforge.data.mixture import name_leaves
+from vlmforge.data.path_advice import advise_folder, advise_foreign, advise_path
 from vlmforge.data.prompts import Prompts, load_prompts
-from vlmforge.data.sample import TAKES_TEXT_ONLY, Sample
-from vlmforge.data.sources import ENERGON, Source, build_reading, open_parts, open_source, rows_problem
-from vlmforge.data.sources.base import RawRow, Rows
+from vlmforge.data.row_ranges import RowRange, advise_rows
+from vlmforge.data.sources import ENERGON, build_reading, open_parts, open_source
 from vlmforge.data.sources.parquet import list_schema_paths
-from vlmforge.data.sources.source import Reading
 from vlmforge.data.tree import BlendBuilder
 from vlmforge.errors import DataError, Problem, nearest, one_of
 
-# Rows that are parsed on trial.
-_NUM_FIRST_ROWS = 4
+
+@dataclass(frozen=True)
+class _Surroundings:
+    """What the checks of every source need to know of the recipe.
+
+    Attributes:
+        origins: dotted path to where it was said.
+        is_skipping: whether bad samples are left out.
+        sees: whether the model takes pictures, or may.
+        prompts: to choose from.
+        ranges: of all sources with `rows`, by the files that they are of.
+    """
+
+    origins: Mapping[str, str]
+    is_skipping: bool
+    sees: bool
+    prompts: Prompts
+    ranges: Mapping[tuple[str, ...], Sequence[RowRange]]
 
 
 def check_data(config: Config, origins: Mapping[str, str], *, sees: bool = True) -> list[Problem]:
@@ -49,14 +65,29 @@ def check_data(config: Config, origins: Mapping[str, str], *, sees: bool = True)
     except DataError as error:
         at = origins.get("data.prompts", "data.prompts")
         return [replace(problem, where=at) for problem in error.problems]
-    for blend in BLENDS:
-        group = builder.build(config.data, blend)
-        for leaf, name in name_leaves(group):
-            if leaf.source.path and leaf.source.format in FORMATS:
-                problems.extend(_LeafCheck(leaf, name, origins, config.data.on_bad_sample, prompts, sees).problems())
-        if blend == "train":
-            problems.extend(_check_file_order(config, group, origins))
+    groups = {blend: builder.build(config.data, blend) for blend in BLENDS}
+    leaves = [named for group in groups.values() for named in name_leaves(group)]
+    ranges = _find_ranges(leaf for leaf, _ in leaves)
+    around = _Surroundings(origins, config.data.on_bad_sample == "skip", sees, prompts, ranges)
+    for leaf, name in leaves:
+        if leaf.source.path and leaf.source.format in FORMATS:
+            problems.extend(_LeafCheck(leaf, name, around).problems())
+    problems.extend(_check_file_order(config, groups["train"], origins))
     return [*(_name_origin(problem, origins) for problem in builder.problems), *problems]
+
+
+def _find_ranges(leaves: Iterable[Leaf]) -> dict[tuple[str, ...], list[RowRange]]:
+    """The `rows` of all sources, by the files that they are of."""
+    ranges: dict[tuple[str, ...], list[RowRange]] = {}
+    for leaf in leaves:
+        if leaf.source.rows is not None:
+            ranges.setdefault(_files_of(leaf.source), []).append(RowRange(leaf.at, *leaf.source.rows))
+    return ranges
+
+
+def _files_of(source: SourceConfig) -> tuple[str, ...]:
+    """What numbers the rows of a source: its files, and of a folder its split."""
+    return (*expand_paths(source.path), source.split or "")
 
 
 def _name_origin(problem: Problem, origins: Mapping[str, str]) -> Problem:
@@ -86,61 +117,53 @@ def _check_file_order(config: Config, group: Group, origins: Mapping[str, str]) 
 class _LeafCheck:
     """The checks of one source."""
 
-    def __init__(
-        self,
-        leaf: Leaf,
-        name: str,
-        origins: Mapping[str, str],
-        on_bad_sample: str,
-        prompts: Prompts,
-        sees: bool,
-    ) -> None:
+    def __init__(self, leaf: Leaf, name: str, around: _Surroundings) -> None:
         """Take the source and its name."""
         self._leaf = leaf
         self._source = leaf.source
         self._paths = expand_paths(leaf.source.path)
         self._name = name
         self._at = leaf.at
-        self._origins = origins
-        self._on_bad_sample = on_bad_sample
-        self._prompts = prompts
-        self._sees = sees
+        self._around = around
 
     def problems(self) -> list[Problem]:
         """All of them; what rests on a file that is not there is not looked at."""
         try:
             found = [*self._check_patterns(), *(problem for path in self._paths for problem in self._check_path(path))]
-            found.extend(self._check_split())
+            found.extend([*self._check_split(), *self._check_media_root()])
             if found or not is_openable(self._source):
                 return found
-            reading = build_reading(self._source, self._name, self._prompts)
+            reading = build_reading(self._source, self._name, self._around.prompts)
             parts = open_parts(self._source, reading)
             if not is_countable(parts):
-                return self._check_head(reading, parts[0])
-            opened = open_source(self._without_rows(), self._name, self._prompts)
+                return self._tell_rows(try_head(reading, *parts[0], self._paths[0], **self._manner))
+            opened = open_source(self._without_rows(), self._name, self._around.prompts)
         except DataError as error:
             return [self._join_where(problem, "path") for problem in error.problems]
-        return [*self._check_rows(opened.ends[-1]), *self._check_first_rows(opened)]
+        start = self._source.rows[0] if self._source.rows else 0
+        first = try_rows(opened, start, **self._manner)
+        return [*self._check_rows(opened.ends[-1]), *self._tell_rows(first)]
 
     def _check_patterns(self) -> Iterator[Problem]:
         """Every pattern stands for something."""
         for path in self._source.path:
             if not expand_paths([path]):
-                yield self._problem("path", f"{path} matches no file", _advise_path(path))
+                yield self._problem("path", f"{path} matches no file", advise_path(path))
 
     def _check_path(self, path: str) -> Iterator[Problem]:
         """One path of the source."""
         kind = classify_path(path)
         if kind is Kind.ABSENT:
-            yield self._problem("path", f"{path} does not exist", _advise_path(path))
+            yield self._problem("path", f"{path} does not exist", advise_path(path))
         elif kind is Kind.FOREIGN:
             rule = f"{path} must end in {one_of(FILE_SUFFIXES)}"
-            yield self._problem("path", rule, _advise_foreign(path))
+            yield self._problem("path", rule, advise_foreign(path))
         elif kind is Kind.BUILTIN:
             yield from self._check_builtin(path.removeprefix(PREFIX))
         elif self._source.format == ENERGON and kind is not Kind.PREPARED:
             rule = f"{ENERGON}, but {path} is no folder that energon has prepared"
-            yield self._problem("format", rule, f"the folder above .nv-meta, or {self._at}.format=messages")
+            other = f"{self._at}.format=messages" if self._leaf.where is None else f"energon prepare {path}"
+            yield self._problem("format", rule, f"the folder above .nv-meta, or {other}")
         elif kind is Kind.FILE and path.endswith(".parquet"):
             yield from self._check_schema(path)
 
@@ -187,44 +210,29 @@ class _LeafCheck:
                     rule = f"{split or 'null'} is not a split of {path}, which has {one_of(splits)}"
                     yield self._problem("split", rule, f"{self._at}.split={near[0]}")
 
+    def _check_media_root(self) -> Iterator[Problem]:
+        """The folder of the pictures is there; one at an address is not looked up."""
+        root = self._source.media_root
+        if root is not None and not is_url(root) and not is_folder(root):
+            # An energon blend has no such key: the recipe says it, also for the files of a blend.
+            where = _find_origin(f"{self._at}.media_root", self._around.origins) or self._at
+            yield Problem(f"{self._at}.media_root = {root} is no folder", where, advise_folder(root))
+
     def _check_rows(self, num_rows: int) -> Iterator[Problem]:
         """`rows` within the rows there are."""
         if self._source.rows is not None and self._source.rows[1] > num_rows:
-            yield rows_problem(self._source, self._at, num_rows, self._where("rows"))
+            own = RowRange(self._at, *self._source.rows)
+            fix = advise_rows(own, self._around.ranges[_files_of(self._source)], num_rows)
+            yield own.problem(num_rows, self._where("rows"), fix)
 
-    def _check_first_rows(self, opened: Source) -> list[Problem]:
-        """The first rows of those that are used."""
-        start = self._source.rows[0] if self._source.rows else 0
-        numbers = range(start, min(start + _NUM_FIRST_ROWS, len(opened)))
-        return self._judge([partial(opened.sample, i) for i in numbers])
+    @property
+    def _manner(self) -> dict[str, bool]:
+        """How first rows are tried."""
+        return {"sees": self._around.sees, "is_skipping": self._around.is_skipping}
 
-    def _check_head(self, reading: Reading, part: tuple[Rows, str]) -> list[Problem]:
-        """The first rows of a file whose rows are not counted."""
-        rows, root = part
-
-        def parse(index: int, row: RawRow | DataError) -> Sample:
-            if isinstance(row, DataError):
-                raise row
-            return reading.parse(row, reading.place(index, f"{self._paths[0]} row {index}", root), "")
-
-        return self._judge([partial(parse, index, row) for index, row in enumerate(rows.head(_NUM_FIRST_ROWS))])
-
-    def _judge(self, first: Sequence[Callable[[], Sample]]) -> list[Problem]:
-        """They parse and their images are there; where bad ones are skipped, one that does is enough."""
-        found: list[Problem] = []
-        for parse in first:
-            try:
-                sample = parse()
-                for media in sample.media():
-                    if not self._sees:
-                        raise sample.place.error(*TAKES_TEXT_ONLY)
-                    media.read_size()
-            except DataError as error:
-                found.extend(self._join_where(problem, "format") for problem in error.problems)
-        if self._on_bad_sample == "skip" and len(found) < len(first):
-            return []
-        # Rows of one file tend to break the same rule; the first says it.
-        return found[:1]
+    def _tell_rows(self, problems: Sequence[Problem]) -> list[Problem]:
+        """Problems of rows, with what leads to them."""
+        return [self._join_where(problem, "format") for problem in problems]
 
     def _without_rows(self) -> SourceConfig:
         """The source with all rows, so that a range beyond the end does not hide other problems."""
@@ -243,23 +251,8 @@ class _LeafCheck:
         """Where a key of the source was said, or the nearest section around it, or its line in an energon blend."""
         if self._leaf.where is not None:
             return self._leaf.where
-        found = _find_origin(f"{self._at}.{key}", self._origins)
-        return found or getattr(self._origins, "fallback", self._at)
-
-
-def _advise_path(path: str) -> str:
-    """The nearest name in the folder where the file should be, or the nearest folder."""
-    folder, name = Path(path).parent, Path(path).name
-    if not folder.is_dir() and folder.parts[:1] == ("assets",):
-        return "python scripts/fetch_assets.py  makes assets/ (docs/assets.md), or give the path of your own file"
-    if not folder.is_dir():
-        return f"folder {folder} does not exist either; paths are relative to {Path.cwd()}"
-    present = sorted(entry.name for entry in folder.iterdir() if entry.suffix in FILE_SUFFIXES or entry.is_dir())
-    near = nearest(name, present, limit=1)
-    if near:
-        return f"did you mean  {folder / near[0]}"
-    listed = f"{folder} has {', '.join(present[:8])}" if present else f"{folder} has no data files"
-    return f"{listed}; give the path of a file that ends in {one_of(FILE_SUFFIXES)}"
+        found = _find_origin(f"{self._at}.{key}", self._around.origins)
+        return found or getattr(self._around.origins, "fallback", self._at)
 
 
 def _is_column(wanted: str, existing: Sequence[str]) -> bool:
@@ -267,13 +260,6 @@ def _is_column(wanted: str, existing: Sequence[str]) -> bool:
     return wanted in existing or any(
         wanted.startswith(f"{name}.") and wanted[len(name) + 1].isdigit() for name in existing
     )
-
-
-def _advise_foreign(path: str) -> str:
-    """What to do with a file that no reader takes."""
-    if path.endswith((".tar.gz", ".tgz", ".tar.zst")):
-        return f"unpack it to a plain .tar, for example  gunzip {path}"
-    return "write it as JSON lines, one object on every line"
 
 
 def _list_saved_splits(folder: str) -> Sequence[str]:

@@ -20,6 +20,7 @@ from vlmforge.config.recipes import YAML_SUFFIXES
 from vlmforge.config.schema import SourceConfig
 from vlmforge.config.yaml_lines import YamlFile, read_yaml
 from vlmforge.data.leaves import Group, Leaf, Subset, Terms
+from vlmforge.data.locations import FILE_SUFFIXES
 from vlmforge.data.sources import ENERGON
 from vlmforge.errors import ConfigError, Problem, nearest, one_of
 
@@ -31,6 +32,8 @@ _CONTENTS = ("path", "datasets", "blend", "blend_epochized")
 _MEASURES = ("weight", "repetitions")
 _MARKS = ("split_part", "subflavor", "subflavors", "subset", "shuffle_over_epochs_multiplier")
 _KEYS = (*_CONTENTS, *_MEASURES, *_MARKS)
+# What a source of a recipe says of files, and an entry here does not.
+_OF_FILES = ("format", "columns", "media_root")
 _UNSUPPORTED = {
     "join": "samples of several data sets are not joined; write the joined samples as a data set of their own",
     "joiner": "samples of several data sets are not joined; write the joined samples as a data set of their own",
@@ -156,6 +159,7 @@ class _File:
         for name in unknown:
             near = nearest(str(name), _KEYS, limit=1)
             fix = _UNSUPPORTED.get(name) or (f"use {near[0]}" if near else "remove it")
+            fix = self._advise_file() if name in _OF_FILES else fix
             self._report((*at, name), "cannot be followed" if name in _UNSUPPORTED else "is no key of an entry", fix)
         contents = [name for name in _CONTENTS if name in entry]
         if len(contents) > 1:
@@ -186,7 +190,11 @@ class _File:
         path = self._locate(str(entry["path"]))
         if not path.endswith(YAML_SUFFIXES):
             leaf = SourceConfig(path=(path,), format=ENERGON, split=inner.split, subflavors=inner.subflavors)
-            if Path(path).is_file():
+            if path.endswith(FILE_SUFFIXES):
+                if not self._source.format:
+                    rule = f"= {path} is a file, and nothing says what its rows are"
+                    self._report((*at, "path"), rule, self._advise_file())
+                    return None
                 leaf = replace(self._source, path=(path,), split=None, subflavors=inner.subflavors)
             return Leaf(leaf, self._at, self._where((*at, "path")), terms, tuple(reversed(inner.subsets)))
         if Path(path).resolve() in self._readers:
@@ -194,6 +202,11 @@ class _File:
             return None
         found = _File(Path(path), self._source, self._at, self._problems, self._readers).split(inner)
         return found if found is None else replace(found, terms=terms)
+
+    def _advise_file(self) -> str:
+        """A blend has no words for the rows of a file, but the recipe has."""
+        entry = f"{{path: {self._source.path[0]}, format: messages}}"
+        return f"{self._at} in the recipe: {entry}; format, columns and media_root hold for every file of the blend"
 
     def _blend(
         self, entries: Any, at: tuple[str, ...], around: _Around, terms: Terms, *, is_epochized: bool

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vlmforge.config.schema import Config
 from vlmforge.config.sources import BLENDS
 from vlmforge.data.files import is_url, stamp
+from vlmforge.data.leaves import Group
 from vlmforge.data.locations import PREPARED_META, Kind, classify_path, expand_paths
 from vlmforge.data.mixture import name_leaves
 from vlmforge.data.tree import build_blend
@@ -17,20 +19,24 @@ _ENDS_BYTES = 1 << 20
 
 
 def fingerprint_sources(config: Config) -> dict[str, Any]:
-    """For each blend and source: its files with size and hash, and which rows are used."""
-    return {
-        blend: [
-            {
-                "name": name,
-                "format": leaf.source.format,
-                "rows": list(leaf.source.rows) if leaf.source.rows else None,
-                "named_by": leaf.where,
-                "files": [_fingerprint_path(path, leaf.source.split) for path in expand_paths(leaf.source.path)],
-            }
-            for leaf, name in name_leaves(build_blend(config.data, blend))
-        ]
-        for blend in BLENDS
-    }
+    """For each blend and source: its files with size and hash, which rows are used, and how much each source gives."""
+    return {blend: list(_fingerprint_group(build_blend(config.data, blend))) for blend in BLENDS}
+
+
+def _fingerprint_group(group: Group) -> Iterator[dict[str, Any]]:
+    """Its sources; what the file of an energon blend says of them is nowhere else."""
+    for (leaf, name), terms in zip(name_leaves(group), group.list_terms(), strict=True):
+        source = leaf.source
+        yield {
+            "name": name,
+            "format": source.format,
+            "rows": list(source.rows) if source.rows else None,
+            "subsets": [subset.tell() for subset in leaf.subsets],
+            "terms": terms,
+            "subflavors": {label: str(value) for label, value in source.subflavors.items()},
+            "named_by": leaf.where,
+            "files": [_fingerprint_path(path, source.split) for path in expand_paths(source.path)],
+        }
 
 
 def _fingerprint_path(path: str, split: str | None) -> dict[str, Any]:

@@ -32,6 +32,12 @@ class Terms:
         """Whether anything is said."""
         return self != Terms()
 
+    def tell(self, unit: WeightUnit) -> list[str]:
+        """What is said, in words; `unit` is that of the weight."""
+        said = (("max_samples", self.max_samples), ("max_epochs", self.max_epochs))
+        weight = [] if self.weight is None else [f"weight {float(self.weight)} in {unit}"]
+        return weight + [f"{name} {float(value)}" for name, value in said if value is not None]
+
 
 @dataclass(frozen=True)
 class Subset:
@@ -44,6 +50,12 @@ class Subset:
 
     start: int | Fraction
     stop: int | Fraction | None
+
+    def tell(self) -> str:
+        """In words: `rows 0 to 50`, or `0.0 to 0.5 of the rows`."""
+        if isinstance(self.start, Fraction):
+            return f"{float(self.start)} to {1.0 if self.stop is None else float(self.stop)} of the rows"
+        return f"rows {self.start} to {'the end' if self.stop is None else self.stop}"
 
     def narrow(self, start: int, stop: int) -> tuple[int, int]:
         """The part of rows [start, stop) that is meant; empty where they end before it begins."""
@@ -96,6 +108,12 @@ class Group:
                 yield from part.leaves()
             else:
                 yield part
+
+    def list_terms(self) -> Iterator[list[str]]:
+        """For each leaf, in order, its terms in words, after those of the groups around it."""
+        for part in self.parts:
+            for inner in part.list_terms() if isinstance(part, Group) else [[]]:
+                yield [*part.terms.tell(self.unit), *inner]
 
     @property
     def is_mixed(self) -> bool:

@@ -15,6 +15,7 @@ from vlmforge.data.bad import LeftOut, format_sample_id
 from vlmforge.data.sample import RenderedSample
 from vlmforge.errors import DataError, Problem
 
+# They are in every checkpoint; bad_samples.jsonl has all.
 _BAD_IDS_KEPT = 10
 
 
@@ -81,7 +82,7 @@ class Ledger:
     Attributes:
         sources: counts by source.
         bad_kinds: how many samples of a source are bad in which way.
-        bad_ids: the first bad samples.
+        bad_ids: the first ten bad samples.
         left_out: of one step, every sample that was left out; a run's ledger does not keep them.
     """
 
@@ -171,22 +172,28 @@ class Ledger:
         ledger.bad_ids = list(state["bad_ids"])
         return ledger
 
+    @property
+    def has_left_out(self) -> bool:
+        """Whether any sample was not trained on."""
+        return any(counts.seen > counts.samples for counts in self.sources.values())
+
     def lines(self) -> Iterator[str]:
         """What came of each source, for people."""
         width = max(map(len, self.sources), default=0)
         for name, counts in sorted(self.sources.items()):
             kinds = ("dropped", "truncated", "shrunk", "bad")
-            left_out = "".join(f", {number} {kind}" for kind in kinds if (number := getattr(counts, kind)))
+            not_whole = "".join(f", {number} {kind}" for kind in kinds if (number := getattr(counts, kind)))
+            bad = f" ({self._tell_kinds(name)})" if counts.bad else ""
             yield (
                 f"{name:<{width}}  {self._share(counts.samples, 'samples'):.1%} of the samples, "
-                f"{self._share(counts.tokens, 'tokens'):.1%} of the tokens: {counts.samples} samples{left_out}"
+                f"{self._share(counts.tokens, 'tokens'):.1%} of the tokens: {counts.samples} samples{not_whole}{bad}"
             )
 
-    def _tell_kinds(self) -> str:
-        """How many are bad in which way."""
+    def _tell_kinds(self, *names: str) -> str:
+        """How many are bad in which way, of some sources or of all."""
         total: Counter[str] = Counter()
-        for kinds in self.bad_kinds.values():
-            total.update(kinds)
+        for name in names or self.bad_kinds:
+            total.update(self.bad_kinds.get(name, Counter()))
         return ", ".join(f"{number} {kind}" for kind, number in total.most_common())
 
     def _share(self, number: int, kind: Literal["samples", "tokens"]) -> float:

@@ -62,7 +62,12 @@ class StepBatch:
 
 
 class TrainLoader:
-    """Yields steps until the data ends, which it does with `stage.max_epochs` only."""
+    """Yields steps until the data ends, which it does with `stage.max_epochs` only.
+
+    Attributes:
+        windows: which its steps are made of.
+        samples_per_epoch: sample numbers in an epoch.
+    """
 
     def __init__(
         self,
@@ -77,7 +82,7 @@ class TrainLoader:
         """Use `build_train_loader`."""
         self._image_rule = image_rule
         self.samples_per_epoch = windows.samples_per_epoch
-        self._windows = windows
+        self.windows = windows
         self._rows_per_step = config.stage.global_batch_size
         self._is_packed = config.stage.packing != "none"
         self._num_workers = config.data.num_workers
@@ -101,7 +106,7 @@ class TrainLoader:
     def _make_windows(self, first: int) -> Iterator[Window]:
         """Windows in order; a whole epoch of holes ends the training, which would go on for ever without a row."""
         num_holes = 0
-        for window in iterate_windows(self._windows, first, self._num_workers):
+        for window in iterate_windows(self.windows, first, self._num_workers):
             num_holes = 0 if window.rows else num_holes + len(window.holes)
             if num_holes >= self.samples_per_epoch:
                 raise _nothing_left()

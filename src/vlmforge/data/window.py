@@ -1,9 +1,9 @@
 """Windows: the rows made of a fixed run of consecutive sample numbers.
 
 A window's rows are a pure function of its number, unless a source cannot seek: then windows are made in order.
-Unpacked, a window is one global batch and each sample is its own row; packed, it is `stage.packing_window` samples that
-share rows. A sample that is left out is a hole: no other takes its place. This file has no torch in it, so that a
-worker process can run it as it is.
+Unpacked, a window is one global batch and each sample is its own row; packed, it is at most `stage.packing_window`
+samples of one epoch that share rows. A sample that is left out is a hole: no other takes its place. This file has no
+torch in it, so that a worker process can run it as it is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vlmforge.data.forecast import find_stream_end
 from vlmforge.data.images import ImageRule
 from vlmforge.data.ledger import Ledger
 from vlmforge.data.lengths import measure_lengths
-from vlmforge.data.mixture import Lengths, open_blend
+from vlmforge.data.mixture import Lengths, count_rows, open_blend
 from vlmforge.data.pack import PACKINGS
 from vlmforge.data.render import build_renderer
 from vlmforge.data.sample import RenderedSample, Row, Sample
@@ -61,6 +61,54 @@ class WindowFailure:
     problems: tuple[Problem, ...] = field()
 
 
+@dataclass(frozen=True)
+class Draws:
+    """How much of a source there is, and how much of it is taken at once.
+
+    Attributes:
+        num_rows: of the source; None: it cannot seek, and nobody knows.
+        in_window: samples of the first window that come from it, about.
+    """
+
+    num_rows: int | None
+    in_window: int
+
+
+@dataclass(frozen=True)
+class WindowCut:
+    """How a stream of sample numbers is cut into windows.
+
+    Attributes:
+        size: sample numbers in a window.
+        unit: sample numbers that no window reaches beyond a multiple of, such as those of an epoch: the last window of
+            a unit is shorter where they do not divide. The size itself: windows are all alike.
+        num_samples: length of the stream; None: endless.
+    """
+
+    size: int
+    unit: int
+    num_samples: int | None
+
+    @property
+    def num_windows(self) -> int | None:
+        """Windows in the stream; None: endless."""
+        if self.num_samples is None:
+            return None
+        units, rest = divmod(self.num_samples, self.unit)
+        return units * self._per_unit + math.ceil(rest / self.size)
+
+    def numbers(self, window: int) -> range:
+        """The sample numbers of a window; none beyond the end of the stream."""
+        unit, place = divmod(window, self._per_unit)
+        start, end = unit * self.unit + place * self.size, (unit + 1) * self.unit
+        stop = min(start + self.size, end)
+        return range(start, stop if self.num_samples is None else min(stop, self.num_samples))
+
+    @property
+    def _per_unit(self) -> int:
+        return math.ceil(self.unit / self.size)
+
+
 class WindowMaker:
     """Makes any window of a stream of samples."""
 
@@ -70,8 +118,7 @@ class WindowMaker:
         tokenizer: PreTrainedTokenizerBase,
         sources: tuple[Source | StreamSource, ...],
         order: SampleOrder,
-        window_size: int,
-        num_samples: int | None,
+        cut: WindowCut,
         image_rule: ImageRule | None = None,
     ) -> None:
         """Prepare.
@@ -81,15 +128,13 @@ class WindowMaker:
             tokenizer: a fast tokenizer.
             sources: the opened sources.
             order: which row is the n-th sample.
-            window_size: sample numbers in a window.
-            num_samples: length of the stream; None: endless.
+            cut: which samples a window has.
             image_rule: how the model sees pictures; None: it takes text only.
         """
-        self.num_samples = num_samples
+        self._cut = cut
         self._sources = sources
         self._arrivals = Arrivals(sources, {})
         self._order = order
-        self._window_size = window_size
         self._seed = config.data.seed
         self._pack = PACKINGS.get(config.stage.packing)
         self._seq_len = config.stage.seq_len
@@ -102,14 +147,26 @@ class WindowMaker:
         self._arrivals = Arrivals(self._sources, streams)
 
     @property
+    def num_samples(self) -> int | None:
+        """Length of the stream; None: endless."""
+        return self._cut.num_samples
+
+    @property
     def num_windows(self) -> int | None:
         """Windows in the stream; None: endless."""
-        return None if self.num_samples is None else math.ceil(self.num_samples / self._window_size)
+        return self._cut.num_windows
 
     @property
     def samples_per_epoch(self) -> int:
         """Sample numbers in an epoch."""
         return self._order.samples_per_epoch
+
+    def count_draws(self) -> dict[str, Draws]:
+        """What a window takes of each source, by name."""
+        counts = self._order.count(len(self._cut.numbers(0)))
+        return {
+            source.name: Draws(count_rows(source), count) for source, count in zip(self._sources, counts, strict=True)
+        }
 
     def make(self, number: int) -> Window:
         """The window of this number; empty beyond the end of the stream.
@@ -120,7 +177,7 @@ class WindowMaker:
         before = self._arrivals.states()
         samples: list[RenderedSample] = []
         holes: list[LeftOut] = []
-        for n in self._numbers(number):
+        for n in self._cut.numbers(number):
             made = self._prepare(n)
             if isinstance(made, LeftOut):
                 holes.append(made)
@@ -143,12 +200,6 @@ class WindowMaker:
         """All windows of a stream that ends."""
         assert self.num_windows is not None, "an endless stream has no all"
         return map(self.make, range(self.num_windows))
-
-    def _numbers(self, number: int) -> range:
-        """The sample numbers of a window."""
-        start = number * self._window_size
-        stop = start + self._window_size
-        return range(start, stop if self.num_samples is None else min(stop, self.num_samples))
 
     def _prepare(self, n: int) -> RenderedSample | LeftOut:
         """Sample n as tokens, or the hole it leaves."""
@@ -192,10 +243,11 @@ def build_train_windows(
     if blend.needs_lengths and lengths is None:
         lengths = measure_lengths(config, blend.sources, tokenizer, image_rule)
     order = blend.order(config.data, lengths if blend.needs_lengths else None)
-    num_samples = find_stream_end(config, order)
-    is_packed = config.stage.packing != "none"
-    window_size = config.stage.packing_window if is_packed else config.stage.global_batch_size
-    return WindowMaker(config, tokenizer, blend.sources, order, window_size, num_samples, image_rule)
+    num_samples, stage = find_stream_end(config, order), config.stage
+    cut = WindowCut(stage.global_batch_size, stage.global_batch_size, num_samples)
+    if stage.packing != "none":
+        cut = WindowCut(stage.packing_window, order.samples_per_round, num_samples)
+    return WindowMaker(config, tokenizer, blend.sources, order, cut, image_rule)
 
 
 def build_validation_windows(
@@ -203,5 +255,6 @@ def build_validation_windows(
 ) -> WindowMaker:
     """The stream of `data.validation`: file order, once."""
     blend = open_blend(config.data, "validation")
-    order, size = blend.file_order(), config.stage.packing_window
-    return WindowMaker(config, tokenizer, blend.sources, order, size, order.samples_per_epoch, image_rule)
+    order = blend.file_order()
+    cut = WindowCut(config.stage.packing_window, order.samples_per_epoch, order.samples_per_epoch)
+    return WindowMaker(config, tokenizer, blend.sources, order, cut, image_rule)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _MARKUP = re.compile(r"<\|[A-Za-z0-9_]+\|>|</?s>|<(?:image|video|bos|eos|pad|start_of_turn|end_of_turn)>")
 _BROKEN = "\ufffd"
 _MOST_TWINS = 3
+_MOST_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -179,12 +180,14 @@ def find_step_notes(
 
 
 def _find_twins(samples: Sequence[tuple[str, npt.NDArray[np.int64]]]) -> Iterator[Note]:
-    """Samples with the same tokens, under one id or several."""
+    """Samples with the same tokens under several ids: rows that the data has several times."""
     by_tokens: dict[bytes, list[str]] = defaultdict(list)
     for sample_id, ids in samples:
-        by_tokens[ids.tobytes()].append(sample_id)
+        if sample_id not in by_tokens[ids.tobytes()]:
+            by_tokens[ids.tobytes()].append(sample_id)
     twins = [names for names in by_tokens.values() if len(names) > 1]
     for names in twins[:_MOST_TWINS]:
-        yield Note(f"the same tokens come {len(names)} times in this step: {', '.join(names[:5])}")
+        more = ", ..." if len(names) > _MOST_NAMES else ""
+        yield Note(f"{len(names)} samples of this step have the same tokens: {', '.join(names[:_MOST_NAMES])}{more}")
     if len(twins) > _MOST_TWINS:
-        yield Note(f"{len(twins) - _MOST_TWINS} more samples come several times in this step")
+        yield Note(f"{len(twins) - _MOST_TWINS} more groups of samples have the same tokens")

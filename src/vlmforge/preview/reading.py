@@ -25,6 +25,7 @@ from vlmforge.data.sample import Row
 from vlmforge.data.template import marker_ids
 from vlmforge.preview.lint import Linter, find_step_notes
 from vlmforge.preview.pieces import split_pieces
+from vlmforge.preview.repeats import find_repeats
 from vlmforge.preview.view import MicroBatch, ShownImage, ShownRow, ShownSample, StepView
 
 if TYPE_CHECKING:
@@ -71,7 +72,10 @@ def build_view(
         rows=shown,
         micro_batches=tuple(_count_micro_batches(hands)),
         sources=dict(sorted(ledger.sources.items())),
-        notes=tuple(find_step_notes(ledger, samples, tokenizer)),
+        notes=(
+            *find_step_notes(ledger, samples, tokenizer),
+            *find_repeats(rows, loader.windows.count_draws(), config.stage, _row_unit(config, batch)),
+        ),
         vocabulary=_spell_tokens(shown, tokenizer),
     )
 
@@ -85,6 +89,11 @@ def _list_settings(config: Config) -> Iterator[tuple[str, str]]:
     yield "model.tokenizer", model.tokenizer or f"that of {model.pretrained}"
     yield "model.chat_template", model.chat_template or "the tokenizer's own"
     yield "data.on_too_long", config.data.on_too_long
+
+
+def _row_unit(config: Config, batch: BatchSizes) -> int:
+    """What the rows of a step must be a multiple of."""
+    return 1 if batch.grad_accum_steps is None else config.stage.micro_batch_size * batch.num_data_ranks
 
 
 def _find_places(hands: Sequence[Sequence[Sequence[Row]]]) -> dict[int, tuple[int, int]]:

@@ -173,7 +173,7 @@ def _update(session: Session, batch: StepBatch, step: int) -> tuple[float, StepR
     session.ledger.add(batch.ledger)
     state.step = step
     state.num_tokens_seen += result.num_tokens
-    state.data = {"position": batch.state, "ledger": session.ledger.as_dict()}
+    state.data = state.data | {"position": batch.state, "ledger": session.ledger.as_dict()}
     return lr, result
 
 

@@ -59,7 +59,9 @@ def _nothing_held_out() -> Problem:
 def _record_held_out(session: Session, records: Records, ledger: Ledger) -> None:
     """Write and say what was left out of a validation, where it is not what was left out of the last one."""
     before, session.validation_ledger = session.validation_ledger, ledger
-    if ledger.left_out != (before.left_out if before is not None else []):
+    session.state.data = session.state.data | {"validation_ledger": ledger.as_dict()}
+    # A ledger that comes from a checkpoint has counts, and not every sample.
+    if ledger.has_left_out if before is None else ledger.as_dict() != before.as_dict():
         records.write_left_out(session.state.step, "validation", ledger)
         for line in ledger.lines():
             records.progress.message(f"validation: {line}")
@@ -170,8 +172,11 @@ def _say_goodbye(session: Session, records: Records, after: dict[str, Any]) -> N
     losses = [line["loss"] for line in read_metrics(session.run.path / "metrics.jsonl")]
     curve = session.run.path / "loss.png"
     say(f"loss {losses[0]:.4f} at step 1, {losses[-1]:.4f} at step {len(losses)}; curve in {curve}")
-    for line in session.ledger.lines() if len(session.ledger.sources) > 1 else ():
+    ledger = session.ledger
+    for line in ledger.lines() if len(ledger.sources) > 1 or ledger.has_left_out else ():
         say(line)
+    if ledger.has_left_out:
+        say(f"each sample that was left out, and why: {session.run.path / 'bad_samples.jsonl'}")
     prompt = "..."
     for name in session.config.evaluate.tasks:
         if answers := after.get(name, {}).get("answers"):

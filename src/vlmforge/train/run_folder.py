@@ -160,8 +160,9 @@ def find_changed_data(run: RunFolder, fingerprints: Mapping[str, Any]) -> list[P
 
 def _compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     """What tells two sources apart; a file with the same content may lie elsewhere."""
-    for name in ("name", "format", "rows"):
-        if old.get(name) != new[name]:
+    for name in ("name", "format", "rows", "subsets", "terms", "subflavors"):
+        # A run of an earlier version wrote fewer of them.
+        if name in old and old[name] != new[name]:
             yield f"{name} is {_short(old.get(name))} there and {_short(new[name])} here"
     if len(old["files"]) != len(new["files"]):
         yield f"it has {len(old['files'])} files there and {len(new['files'])} here"
@@ -218,7 +219,7 @@ def _weight(key: str) -> tuple[int, str]:
 
 
 def _short(value: Any) -> str:
-    text = scalar_text(value) if not isinstance(value, list) else json.dumps(value)
+    text = json.dumps(value) if isinstance(value, list | dict) else scalar_text(value)
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 

@@ -56,6 +56,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+# Of what is trained and of what is held out, in a checkpoint.
+_LEDGERS = ("ledger", "validation_ledger")
+
+
 @dataclass
 class Session:
     """Everything one process holds while it trains.
@@ -154,7 +158,7 @@ def open_session(
     total, trained = count_parameters(root)
     with progress.status("measuring the machine"):
         peak_flops = measure_matmul_flops(world.device, TORCH_DTYPES[config.parallelism.param_dtype])
-    ledger = Ledger.from_dict(state.data["ledger"]) if "ledger" in state.data else Ledger()
+    before = {name: Ledger.from_dict(state.data[name]) for name in _LEDGERS if name in state.data}
     progress.message(
         f"{total / 1e6:.1f}M parameters, {trained / 1e6:.1f}M trained; "
         f"{total_steps} steps of {config.stage.global_batch_size} rows on {world.world_size} "
@@ -163,7 +167,19 @@ def open_session(
     )
     flops_per_token = count_flops_per_token(root.model)
     session = Session(
-        config, world, run, tokenizer, image_rule, total_steps, loader, state, ledger, flops_per_token, peak_flops, {}
+        config=config,
+        world=world,
+        run=run,
+        tokenizer=tokenizer,
+        image_rule=image_rule,
+        total_steps=total_steps,
+        loader=loader,
+        state=state,
+        ledger=before.get("ledger", Ledger()),
+        flops_per_token=flops_per_token,
+        peak_flops=peak_flops,
+        scores={},
+        validation_ledger=before.get("validation_ledger"),
     )
     _write_run_folder(session, lengths, fingerprints)
     return session

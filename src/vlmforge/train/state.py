@@ -25,7 +25,7 @@ class TrainState:
         root: the model; its trained parameters are saved.
         optimizer: both moments of every trained parameter are saved.
         step: optimizer steps done.
-        data: position in the data and the ledger, JSON values.
+        data: position in the data and the ledgers, JSON values.
         num_tokens_seen: real tokens trained on so far.
     """
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from vlmforge.data.bad import tell_json_error
 from vlmforge.data.formats.messages import decode_list
 from vlmforge.data.sample import Message, Place
 from vlmforge.errors import one_of
@@ -51,7 +52,9 @@ def _call(text: str, name: str, place: Place) -> Message:
     try:
         call = json.loads(text)
     except ValueError as error:
-        raise place.error(f"{name}.value is no JSON: {error}", 'write {"name": ..., "arguments": {...}}') from None
+        raise place.error(
+            f"{name}.value is no JSON: {tell_json_error(error)}", 'write {"name": ..., "arguments": {...}}'
+        ) from None
     calls = call if isinstance(call, list) else [call]
     if not all(isinstance(item, Mapping) and "name" in item for item in calls):
         raise place.error(f"{name}.value names no function", 'write {"name": ..., "arguments": {...}}')

@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vlmforge.data.bad import tell_json_error
 from vlmforge.data.formats.base import Format, Guidance
 from vlmforge.data.formats.turns import merge_media, open_part, open_parts
 from vlmforge.data.sample import Content, Message, Place, Sample, content_media, content_text
@@ -44,7 +45,9 @@ def decode_list(value: Any, column: str, place: Place) -> list[Any]:
         try:
             value = json.loads(value) if value.strip() else []
         except json.JSONDecodeError as error:
-            raise place.error(f"{column} is no JSON: {error}", f"write {column} as a list of objects") from None
+            raise place.error(
+                f"{column} is no JSON: {tell_json_error(error)}", f"write {column} as a list of objects"
+            ) from None
     is_list = isinstance(value, Sequence) and not isinstance(value, str)
     if not is_list or not all(isinstance(item, Mapping) for item in value):
         raise place.error(
@@ -153,7 +156,9 @@ def _parse_tool_call(call: Any, name: str, place: Place) -> dict[str, Any]:
         try:
             arguments = json.loads(arguments) if arguments.strip() else {}
         except json.JSONDecodeError as error:
-            raise place.error(f"{name}: arguments are no JSON: {error}", "write them as an object") from None
+            raise place.error(
+                f"{name}: arguments are no JSON: {tell_json_error(error)}", "write them as an object"
+            ) from None
     return {"type": "function", **call, "function": {**function, "arguments": arguments}}
 
 

@@ -17,6 +17,7 @@ from vlmforge.data.files import is_url
 from vlmforge.data.formats import FORMATS, Format
 from vlmforge.data.locations import FILE_SUFFIXES, Kind, classify_path, expand_paths
 from vlmforge.data.prompts import Prompts, load_prompts
+from vlmforge.data.row_ranges import RowRange
 from vlmforge.data.sources.base import Rows, unreadable_error
 from vlmforge.data.sources.builtin import BuiltinRows
 from vlmforge.data.sources.csv import CsvRows
@@ -39,7 +40,6 @@ __all__ = [
     "open_parts",
     "open_source",
     "open_stream",
-    "rows_problem",
 ]
 
 ENERGON = "energon"
@@ -56,7 +56,8 @@ def open_source(config: SourceConfig, name: str, prompts: Prompts | None = None)
     ends = tuple(accumulate(len(rows) for rows, _ in opened))
     start, stop = config.rows or (0, ends[-1])
     if stop > ends[-1]:
-        raise DataError(rows_problem(config, name, ends[-1], f"source {name}"))
+        fix = f"rows within [0, {ends[-1]}]"
+        raise DataError(RowRange(name, start, stop).problem(ends[-1], f"source {name}", fix))
     roots = tuple(root for _, root in opened)
     return Source(reading, tuple(rows for rows, _ in opened), ends, start, stop, roots)
 
@@ -152,16 +153,6 @@ def _folder_of(path: str) -> str:
     if not path.endswith(FILE_SUFFIXES):
         return ""
     return path.rpartition("/")[0] if is_url(path) else str(Path(path).parent)
-
-
-def rows_problem(config: SourceConfig, path: str, num_rows: int, where: str) -> Problem:
-    """`rows` beyond the end; `path` is the source's name or its dotted path in the recipe."""
-    start, stop = config.rows or (0, 0)
-    return Problem(
-        what=f"{path}: rows = [{start}, {stop}] reaches beyond the end; there are {num_rows} rows",
-        where=where,
-        fix=f"rows: [{min(start, num_rows - 1)}, {num_rows}]",
-    )
 
 
 def name_sources(configs: Sequence[SourceConfig]) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from vlmforge.data.bad import tell_json_error
 from vlmforge.data.files import expand_pattern, is_file, is_url, open_file, stamp
 from vlmforge.data.locations import PREPARED_META
 from vlmforge.data.sources.base import RawRow
@@ -48,7 +49,7 @@ class Prepared:
 
     Attributes:
         path: the folder.
-        class_name: energon's class of its samples.
+        class_name: energon's class of its samples; None: it names none.
         columns: where the fields of our format are in a row.
         subflavors: labels that route its samples.
         splits: shards of each split.
@@ -57,7 +58,7 @@ class Prepared:
     """
 
     path: str
-    class_name: str
+    class_name: str | None
     columns: Mapping[str, str]
     subflavors: Mapping[str, Any]
     splits: Mapping[str, Sequence[str]]
@@ -71,15 +72,16 @@ class Prepared:
         Raises:
             DataError: there is none.
         """
-        name = self.class_name
+        name = self.class_name or ""
         for suffix in _CLASS_SUFFIXES:
             name = name.removesuffix(suffix)
         if name in _FORMAT_OF_CLASS:
             return _FORMAT_OF_CLASS[name]
         known = one_of([f"{name}Sample" for name in _FORMAT_OF_CLASS])
+        said = "names no class of its samples" if self.class_name is None else f"says __class__: {self.class_name}"
         raise _error(
             f"{self.path}/{PREPARED_META}/dataset.yaml",
-            f"its samples are of class {self.class_name}; what can be read is {known}",
+            f"{said}; what can be read is {known}, and the same with Webdataset in place of Sample",
             "say how to read its members: another format, with columns, for example  format: messages, "
             "columns: {messages: json.messages}",
         )
@@ -98,22 +100,33 @@ def read_prepared(path: str) -> Prepared:
     code = next((name for name in ("sample_loader", "part_filter") if name in dataset), None)
     if code is not None:
         fix = "say how to read its members: a format with columns, for example  columns: {image: jpg, caption: txt}"
-        what = f"{code} = {dataset[code]} is Python code of the data set, which is not run"
+        what = f"says {code}: {dataset[code]}, which is Python code of the data set and is not run"
         raise _error(f"{path}/{PREPARED_META}/dataset.yaml", what, fix)
     excluded = [name for pattern in split.get("exclude") or () for name in expand_pattern(str(pattern))]
-    sample_type = dataset.get("sample_type") or dataset
+    at = f"{path}/{PREPARED_META}/dataset.yaml"
+    kind = (_section(dataset, "sample_type", at) or dataset).get("__class__")
+    counts = _section(info, "shard_counts", f"{path}/{PREPARED_META}/.info.json")
+    parts = _section(split, "split_parts", f"{path}/{PREPARED_META}/split.yaml")
     return Prepared(
         path=path,
-        class_name=str(sample_type.get("__class__")),
-        columns={field: _translate_access(str(at)) for field, at in (dataset.get("field_map") or {}).items()},
-        subflavors=dataset.get("subflavors") or {},
+        class_name=None if kind is None else str(kind),
+        columns={name: _translate_access(str(way)) for name, way in _section(dataset, "field_map", at).items()},
+        subflavors=_section(dataset, "subflavors", at),
         splits={
             part: [shard for pattern in shards or () for shard in expand_pattern(str(pattern)) if shard not in excluded]
-            for part, shards in (split.get("split_parts") or {}).items()
+            for part, shards in parts.items()
         },
-        counts={shard: int(count) for shard, count in (info.get("shard_counts") or {}).items()},
-        excluded=frozenset(name for name in excluded if name not in (info.get("shard_counts") or {})),
+        counts={shard: int(count) for shard, count in counts.items()},
+        excluded=frozenset(name for name in excluded if name not in counts),
     )
+
+
+def _section(content: Mapping[str, Any], name: str, at: str) -> Mapping[str, Any]:
+    """A mapping of a file of `.nv-meta`; empty where it has none of that name."""
+    section = content.get(name) or {}
+    if not isinstance(section, Mapping):
+        raise _error(at, f"says {name}: {section}, which must be a mapping", "energon prepare again")
+    return section
 
 
 def open_prepared(prepared: Prepared, split: str | None) -> list[PreparedRows]:
@@ -224,14 +237,23 @@ def _read(path: str, names: Sequence[str], *, optional: bool = False) -> dict[st
             content = file.read()
         try:
             read = json.loads(content) if name.endswith(".json") else yaml.safe_load(content)
-        except (ValueError, yaml.YAMLError) as error:
-            raise _error(at, f"cannot be read: {str(error).splitlines()[0]}", "energon prepare again") from None
+        except ValueError as error:
+            raise _error(at, f"cannot be read: {tell_json_error(error)}", "energon prepare again") from None
+        except yaml.YAMLError as error:
+            raise _error(at, f"cannot be read: {_tell_yaml_error(error)}", "energon prepare again") from None
         if isinstance(read, dict):
             return read
         raise _error(at, f"holds a {type(read).__name__}, not an object", "energon prepare again")
     if optional:
         return {}
     raise _error(f"{path}/{PREPARED_META}/{names[0]}", "does not exist", "energon prepare, or give  path: folder/*.tar")
+
+
+def _tell_yaml_error(error: yaml.YAMLError) -> str:
+    """What is wrong with some YAML, and in which line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        return f"{error.problem} in line {error.problem_mark.line + 1}"
+    return str(error).splitlines()[0]
 
 
 def _translate_access(access: str) -> str:

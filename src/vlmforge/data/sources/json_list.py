@@ -13,7 +13,7 @@ from typing import IO
 
 import numpy as np
 
-from vlmforge.data.bad import BadSampleError
+from vlmforge.data.bad import BadSampleError, tell_json_error
 from vlmforge.data.files import open_file, read_range
 from vlmforge.data.sources.base import RawRow, empty_file_error, read_head, unreadable_error
 from vlmforge.data.sources.index import Table, bytes_to_read, load_table
@@ -55,7 +55,7 @@ class JsonListRows:
             raise unreadable_error(self.path, error) from None
         except (ValueError, RecursionError) as error:
             raise BadSampleError(
-                Problem(f"the item is no JSON: {error}", self.locate(i), _FIX), "unreadable_row"
+                Problem(f"the item is no JSON: {tell_json_error(error)}", self.locate(i), _FIX), "unreadable_row"
             ) from None
         if not isinstance(row, dict):
             what = f"the item is of type {type(row).__name__}, not an object"

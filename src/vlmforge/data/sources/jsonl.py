@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmforge.data.bad import BadSampleError
+from vlmforge.data.bad import BadSampleError, tell_json_error
 from vlmforge.data.files import open_file
 from vlmforge.data.sources.base import RawRow, read_head
 from vlmforge.data.sources.index import Table
@@ -50,7 +50,9 @@ class JsonlRows(TextRows):
         try:
             row = json.loads(raw)
         except (ValueError, RecursionError) as error:
-            raise BadSampleError(Problem(f"the line is no JSON: {error}", where, _FIX), "unreadable_row") from None
+            raise BadSampleError(
+                Problem(f"the line is no JSON: {tell_json_error(error)}", where, _FIX), "unreadable_row"
+            ) from None
         if not isinstance(row, dict):
             what = f"the line holds a {type(row).__name__}, not an object"
             raise BadSampleError(Problem(what, where, _FIX), "unreadable_row")

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmforge.data.bad import BadSampleError
+from vlmforge.data.bad import BadSampleError, tell_json_error
 from vlmforge.data.files import is_file, open_file, read_range, stamp
 from vlmforge.data.sources.base import RawRow, empty_file_error, read_head, unreadable_error
 from vlmforge.data.sources.index import Table, bytes_to_read, load_table
@@ -117,7 +117,9 @@ class TarRows:
         try:
             row[extension] = decode_member(extension, content)
         except (ValueError, RecursionError) as error:
-            raise self._error(i, f"{key}.{extension} cannot be read: {error}", f"write {extension} again") from None
+            raise self._error(
+                i, f"{key}.{extension} cannot be read: {tell_json_error(error)}", f"write {extension} again"
+            ) from None
 
     def _error(self, i: int, what: str, fix: str) -> BadSampleError:
         return BadSampleError(Problem(what, self.locate(i), fix), "unreadable_row")

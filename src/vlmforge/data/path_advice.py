@@ -1,0 +1,55 @@
+"""What to write in place of a path where nothing is, or something that no reader takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vlmforge.data.locations import FILE_SUFFIXES
+from vlmforge.errors import nearest, one_of
+
+# Names of a folder that are listed, where none is like the one that is wanted.
+_MOST_NAMES = 8
+
+
+def advise_path(path: str) -> str:
+    """The nearest name in the folder where the file should be, or the nearest folder."""
+    folder, name = Path(path).parent, Path(path).name
+    if not folder.is_dir() and folder.parts[:1] == ("assets",):
+        return "python scripts/fetch_assets.py  makes assets/ (docs/assets.md), or give the path of your own file"
+    if not folder.is_dir():
+        return _tell_absent(folder)
+    present = sorted(entry.name for entry in folder.iterdir() if entry.suffix in FILE_SUFFIXES or entry.is_dir())
+    near = nearest(name, present, limit=1)
+    if near:
+        return f"did you mean  {folder / near[0]}"
+    listed = f"{folder} has {_list_some(present)}" if present else f"{folder} has no data files"
+    return f"{listed}; give the path of a file that ends in {one_of(FILE_SUFFIXES)}"
+
+
+def advise_folder(path: str) -> str:
+    """The nearest folder beside one that does not exist."""
+    around, name = Path(path).parent, Path(path).name
+    if not around.is_dir():
+        return _tell_absent(around)
+    present = sorted(entry.name for entry in around.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    near = nearest(name, present, limit=1)
+    if near:
+        return f"did you mean  {around / near[0]}"
+    return f"{around} has the folders {_list_some(present)}" if present else f"{around} has no folders"
+
+
+def advise_foreign(path: str) -> str:
+    """What to do with a file that no reader takes."""
+    if path.endswith((".tar.gz", ".tgz", ".tar.zst")):
+        return f"unpack it to a plain .tar, for example  gunzip {path}"
+    return "write it as JSON lines, one object on every line"
+
+
+def _tell_absent(folder: Path) -> str:
+    return f"folder {folder} does not exist either; paths are relative to {Path.cwd()}"
+
+
+def _list_some(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
