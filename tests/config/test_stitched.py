@@ -40,7 +40,8 @@ def refusal(recipe: str, *overrides: str) -> str:
         ("mistral_clip/sft", "model.image.special_tokens=[]", "its first token stands for pictures"),
         ("mistral_clip/sft", "stage.trainable=[vision]", "no group vision"),
         ("nemotron_nano_vl_8b/sft", "stage.frozen_in_eval=false", "there is no vision tower that is frozen"),
-        ("nemotron_nano_vl_8b/sft", "parallelism.cp=2", "not yet compared with one rank on slices"),
+        ("nemotron_nano_vl_8b/sft", "parallelism.tp=5", "must divide model num_attention_heads = 32"),
+        ("nemotron_nano_vl_8b/sft", "parallelism.cp=5", "must divide model num_attention_heads = 32"),
         ("qwen3_vl_2b/sft", "model.image.thumbnail=true", "has no effect on family qwen3_vl"),
     ],
 )

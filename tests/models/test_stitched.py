@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -13,12 +15,14 @@ from vlmforge.config.schema import Config, ModelConfig, ParallelismConfig, Stage
 from vlmforge.models import FAMILIES
 from vlmforge.models.build import auto_class, build_on_meta, find_frozen_towers
 from vlmforge.models.head import LossModel
+from vlmforge.models.image_types import ImageTensors
 from vlmforge.models.projector_model import pixel_shuffle
 from vlmforge.models.projectors import PROJECTORS
 from vlmforge.models.shape import build_hf_config
 from vlmforge.models.stitched_config import StitchedConfig
 from vlmforge.models.towers.internvit_model import HeadsNorm, InternVitTower
 from vlmforge.models.towers.radio_model import RadioTower, crop_positions
+from vlmforge.parallel.context import SequenceSplit
 
 LLAMA_8B = {"model_type": "llama", "hidden_size": 4096, "rms_norm_eps": 1e-5}
 CLIP_L = {
@@ -170,6 +174,36 @@ def test_positions_of_a_radio_tile_are_cropped_at_random_in_training_only() -> N
     assert aspect.max() <= 16 / 9 + 1e-3
 
 
+def test_ranks_that_share_out_a_picture_see_the_same_crop_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = stitched_fields("radio", "llama")
+    model = build({**fields, "vision_config": {**fields["vision_config"], "crops_positions": True}})
+    word = model.config.image_token_id
+    ids = torch.tensor([[65, *[word] * 4, 66, 67]])
+    length = ids.shape[1]
+    inputs = (ids, torch.arange(length)[None], ids, torch.tensor([0, length], dtype=torch.int32), length)
+    images = ImageTensors(torch.randn(1, 3, 32, 32))
+
+    @contextmanager
+    def draw_alike(split: SequenceSplit, device: torch.device) -> Iterator[None]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(7)
+            yield
+
+    monkeypatch.setattr(SequenceSplit, "same_draws", draw_alike)
+    group: Any = None
+
+    def losses(split: SequenceSplit | None) -> list[float]:
+        root, found = LossModel(model, split).train(), []
+        for rank in range(2):
+            torch.manual_seed(rank)
+            found.append(root(*inputs, images).item())
+        return found
+
+    alone, (first, second) = losses(None), losses(SequenceSplit(group, 0, 1))
+    assert alone[0] != alone[1]
+    assert first == second
+
+
 @pytest.mark.parametrize("trainable", [("projector",), ("vision_tower",)])
 @pytest.mark.parametrize("is_kept", [True, False])
 def test_only_a_frozen_tower_stays_in_evaluation_mode(trainable: tuple[str, ...], is_kept: bool) -> None:
@@ -249,22 +283,6 @@ def test_internvl_stitched_from_its_parts_is_internvl(is_large: bool) -> None:
             for model in (ours, theirs)
         ]
     assert torch.equal(*answers)
-
-
-@pytest.mark.parametrize("tower", ["clip", "siglip", "internvit", "radio"])
-def test_generation_with_a_cache_is_generation_without(tower: str) -> None:
-    model = build(stitched_fields(tower, "mistral"))
-    word = model.config.image_token_id
-    ids = torch.tensor([[65, *[word] * 4, 66, *[word] * 4, 67]])
-    pixels = torch.randn(2, 3, 32, 32)
-    with torch.no_grad():
-        answer = model.generate(
-            input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False
-        )
-        for _ in range(answer.shape[1] - ids.shape[1]):
-            logits = model(input_ids=ids, pixel_values=pixels).logits
-            ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
-    assert torch.equal(answer, ids)
 
 
 def test_an_image_token_beyond_the_table_is_replaced_before_it_is_looked_up() -> None:

@@ -16,6 +16,7 @@ from vlmforge.config.schema import Config
 from vlmforge.data.formats import FORMATS
 from vlmforge.errors import ConfigError
 from vlmforge.models import FAMILIES
+from vlmforge.models.family import Family
 
 NUM_STEPS = 5
 GLOBAL_BATCH_SIZE = 4
@@ -41,6 +42,11 @@ class Case:
     has_holes: bool = False
     mutation: str = ""
     num_steps: int = NUM_STEPS
+
+    @property
+    def general(self) -> Family:
+        """The family; of a stitched model, whose parts follow its name, what all combinations share."""
+        return FAMILIES[self.family.partition("-")[0]]
 
     @property
     def name(self) -> str:
@@ -105,11 +111,11 @@ def _rows(case: Case, folder: Path) -> list[str]:
     if case.has_holes:
         source = f"data.train=[{{path: {folder / HOLES}, format: messages}}]"
         return [source, "data.shuffle=false", "data.on_bad_sample=skip", "data.max_bad_ratio=1"]
-    if FAMILIES[case.family].vision is None:
+    if case.general.vision is None:
         return []
     # Pictures of one to a few tokens; every fourth row has none.
     budget = {"min_pixels": 256, "max_pixels": 1024, "max_tiles": 2}
-    keys = [f"model.image.{name}={budget[name]}" for name in FAMILIES[case.family].image_keys]
+    keys = [f"model.image.{name}={value}" for name, value in budget.items() if name in case.general.image_keys]
     return [*keys, "data.train=[{path: 'builtin:image_messages', format: messages}]"]
 
 

@@ -2,7 +2,8 @@
 
 A cell is a family on a mesh, in full or with adapters. The suite trains each once, in full on packed rows and with
 adapters on ragged ones, because what is special to each lies elsewhere, and five steps only in full on few ranks,
-because CPU time is dear; `support_matrix.py` trains each on both kinds of rows, for five steps on every mesh.
+because CPU time is dear; `support_matrix.py` trains each on both kinds of rows, for five steps on every mesh. Of
+stitched models, whose towers and language models are compared one by one too, the suite trains a part only.
 """
 
 from __future__ import annotations
@@ -14,11 +15,18 @@ from tests.numerics.case import GLOBAL_BATCH_SIZE, Case
 from vlmforge.config.derived import Axes
 from vlmforge.models import FAMILIES
 
-# Stitched models have tests of their own (`tests/models/test_stitched.py`).
-NAMES = tuple(name for name, family in FAMILIES.items() if not family.parts)
+PLAIN = tuple(name for name, family in FAMILIES.items() if not family.parts)
+# Each tower and each language model.
+STITCHED = (
+    "stitched-internvit-qwen2",
+    "stitched-radio-llama",
+    "stitched-siglip-qwen3",
+    "stitched-clip-mistral",
+)
+NAMES = PLAIN + STITCHED
 EXPERTS = ("qwen3_moe", "llama4")
 # Of each kind of layers one, where a mesh is a product of what is compared for all.
-FEW = ("qwen3", "qwen3_moe", "qwen3_vl")
+FEW = ("qwen3", "qwen3_moe", "qwen3_vl", "stitched-radio-llama")
 
 SINGLE = "single"
 # The columns of the support matrix, with the families that are trained on them.
@@ -60,11 +68,20 @@ def cell_case(family: str, is_lora: bool, mesh: str) -> Case:
     return replace(case, num_steps=FEW_STEPS) if is_short else case
 
 
+def is_in_suite(family: str, is_lora: bool, mesh: str) -> bool:
+    """Of the stitched models all are on dp_shard 2, on each other mesh another one, with adapters on few."""
+    if family not in STITCHED or mesh == "dp_shard2":
+        return True
+    turn = STITCHED[list(MATRIX).index(mesh) % len(STITCHED)]
+    return family == turn and (not is_lora or mesh in ("tp2", "cp2"))
+
+
 CELLS = tuple(
     (mesh, cell_case(family, is_lora, mesh))
     for mesh, (_, families) in MATRIX.items()
     for family in families
     for is_lora in (False, True)
+    if is_in_suite(family, is_lora, mesh)
 )
 
 # Every cut of the rows, and ranks and micro-batches that have nothing to train while others have.
@@ -96,10 +113,15 @@ PICTURES = (
     Case("qwen2_5_vl", False, "best_fit", 2, trainable="projector"),
     Case("qwen3_vl", False, "best_fit", 2, recompute="full"),
 )
+STITCHED_PICTURES = (
+    Case("stitched-siglip-qwen3", trainable="projector"),
+    Case("stitched-radio-llama", False, "best_fit", 2, trainable="projector,language_model"),
+    Case("stitched-internvit-qwen2", False, "best_fit", 2, recompute="full"),
+)
 
 MORE: Mapping[str, tuple[Case, ...]] = {
     SINGLE: (*CUTS, BY_TOKENS, *ATTENTIONS, *RECOMPUTED, *HOLES, PICTURES[0]),
-    "dp_shard2": (*CUTS, BY_TOKENS, *ATTENTIONS, *RECOMPUTED, *HOLES, *PICTURES),
+    "dp_shard2": (*CUTS, BY_TOKENS, *ATTENTIONS, *RECOMPUTED, *HOLES, *PICTURES, *STITCHED_PICTURES),
     "dp_replicate2": (*SINGLE_ROWS, BY_TOKENS, RECOMPUTED[0], *HOLES, PICTURES[0]),
     "tp2": (
         Case("qwen3", True, recompute="selective"),

@@ -1,7 +1,8 @@
-"""Clipping over gradients that live on different meshes, on two ranks."""
+"""Reductions on two ranks: clipping over gradients that live on different meshes, numbers that all draw alike."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,25 @@ from tests.support.ranks import start_ranks, wait_for_ranks
 from vlmforge.parallel.reduce import clip_grads
 
 
-def test_the_norm_over_mixed_meshes_is_that_of_the_full_gradients(tmp_path: Path) -> None:
-    wait_for_ranks(start_ranks("tests.parallel.worker_reduce", 2, tmp_path))
-    results = [json.loads((tmp_path / f"result-{rank}.json").read_text()) for rank in range(2)]
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reduce")
+    wait_for_ranks(start_ranks("tests.parallel.worker_reduce", 2, folder))
+    return folder
+
+
+def read(folder: Path, name: str) -> list[Any]:
+    return [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_what_all_ranks_draw_alike_leaves_each_its_own_numbers(folder: Path) -> None:
+    alike, (first, second) = [result["drawn by all"] for result in read(folder, "result")], read(folder, "own")
+    assert alike[0] == alike[1]
+    assert first != second
+
+
+def test_the_norm_over_mixed_meshes_is_that_of_the_full_gradients(folder: Path) -> None:
+    results = read(folder, "result")
     assert results[0] == results[1]
     assert results[0]["norm"] == pytest.approx(results[0]["expected"], rel=1e-6)
     assert results[0]["after"] == pytest.approx(1.5, rel=1e-5)

@@ -1,4 +1,4 @@
-"""One rank of the clipping test: gradients on three kinds of mesh at once."""
+"""One rank of the tests of reductions: gradients on three kinds of mesh at once, and numbers that all draw alike."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from vlmforge.config.derived import Axes
+from vlmforge.parallel.context import SequenceSplit
 from vlmforge.parallel.mesh import open_world
 from vlmforge.parallel.reduce import any_rank, clip_grads, sum_over_ranks
 from vlmforge.parallel.shard import full_tensor
@@ -46,6 +47,11 @@ def main(folder: Path) -> None:
             "sums": sum_over_ranks([world.rank + 1, 0.5], world.device),
             "any": [any_rank(world.rank == 1, world.device), any_rank(False, world.device)],
         }
+        split = SequenceSplit(world.mesh["dp_shard"].get_group(), world.rank, world.world_size)
+        torch.manual_seed(world.rank)
+        with split.same_draws(world.device):
+            result["drawn by all"] = torch.rand(3).tolist()
+        (folder / f"own-{world.rank}.json").write_text(json.dumps(torch.rand(3).tolist()))
         (folder / f"result-{world.rank}.json").write_text(json.dumps(result))
 
 

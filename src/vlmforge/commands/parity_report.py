@@ -56,6 +56,9 @@ def _table(differences: list[Difference], bounds: Bounds) -> Iterator[str]:
     worst = [d.worst_grad() for d in differences]
     yield _line("gradient of one parameter", [f"{value:.1e}" for _, value in worst] + [f"{bounds.grads:.0e}"])
     yield f"  the parameter that differs most: {worst[0][0]}"
+    zeros = sorted(differences[0].zeros)
+    if zeros:
+        yield f"  zero but for rounding, so equal: {len(zeros)} gradients, for example of {zeros[0]}"
 
 
 def _line(label: str, cells: list[str] | tuple[str, ...]) -> str:

@@ -9,6 +9,7 @@ unlabelled tokens nor a full `[tokens, vocab]` tensor in fp32 ever exist.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -151,9 +152,14 @@ class LossModel(nn.Module):
         if image_index is None:
             output = decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False, **borders)
         else:
-            embeds, more = embed(self.model, input_ids, image_index, images)
+            with self._tower_draws(input_ids.device):
+                embeds, more = embed(self.model, input_ids, image_index, images)
             output = decoder(inputs_embeds=embeds, position_ids=position_ids, use_cache=False, **borders, **more)
         return output.last_hidden_state
+
+    def _tower_draws(self, device: torch.device) -> AbstractContextManager[None]:
+        """What a tower draws, random crops or dropout, is the same on ranks that share out a picture's tokens."""
+        return nullcontext() if self.split is None or not self.training else self.split.same_draws(device)
 
 
 class _LinearCrossEntropySum(torch.autograd.Function):

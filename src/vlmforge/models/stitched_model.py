@@ -90,13 +90,12 @@ class StitchedModel(StitchedPreTrainedModel):
         self,
         input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Hidden states `[B, S, D]`; tiles stand in order where `input_ids` has the image token.
+
+        What else there is, masks, positions and a cache, the language model takes.
 
         Raises:
             ValueError: there are more or fewer image tokens than embeddings of tiles.
@@ -112,13 +111,7 @@ class StitchedModel(StitchedPreTrainedModel):
                 embeds = features.flatten(0, 1)
                 _check_count(int(is_image.sum()), len(embeds))
                 inputs_embeds = embedded.masked_scatter(is_image.unsqueeze(-1), embeds.to(embedded.dtype))
-        return self.language_model(
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
+        return self.language_model(inputs_embeds=inputs_embeds, **kwargs)
 
 
 def _check_count(num_tokens: int, num_embeds: int) -> None:

@@ -11,6 +11,8 @@ back (Jacobs et al. 2023, arXiv:2309.14509).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +46,18 @@ class SequenceSplit:
         parts = [torch.empty_like(tokens) for _ in range(self.size)]
         dist.all_gather(parts, tokens.detach().contiguous(), group=self.group)
         return torch.cat(parts, dim=1)
+
+    @contextmanager
+    def same_draws(self, device: torch.device) -> Iterator[None]:
+        """Let every rank draw the same random numbers inside, those of the first: what all compute whole is then equal.
+
+        Outside each draws its own, for tokens of its own. A collective.
+        """
+        seed = torch.randint(2**62, (1,), device=device)
+        dist.broadcast(seed, group=self.group, group_src=0)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(int(seed.item()))
+            yield
 
     def gather_tokens(self, slices: Tensor) -> Tensor:
         """`[1, H, S, D]` of all heads to `[1, H / R, T, D]` of this rank's; H must be a multiple of R."""

@@ -13,11 +13,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 # Large, so that an update that is wrong on one rank shows in the next step's loss.
 LR = 1e-3
+
+# A gradient whose norm is below this share of the norm of all is zero: float32 resolves no less of such sums, so what
+# is there is their rounding. Some are zero by mathematics, as of a bias of keys, which adds the same to all scores of
+# a query.
+RESOLUTION = torch.finfo(torch.float32).eps
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,14 @@ class Difference:
         grad_norms: of every step.
         grads: of every parameter, the norm of the difference by the norm of the second record's gradient.
         logits: the largest difference by the largest logit.
+        zeros: parameters whose gradients are rounding and nothing else on both sides (`RESOLUTION`), so equal.
     """
 
     losses: list[float]
     grad_norms: list[float]
     grads: Mapping[str, float]
     logits: float
+    zeros: frozenset[str] = frozenset()
 
     def worst_grad(self) -> tuple[str, float]:
         """The parameter whose gradient differs most."""
@@ -101,12 +109,21 @@ def compare(ours: Record, other: Record) -> Difference:
     """How far `ours` is from `other`, which must have the same parameters and steps."""
     missing = ours.grads.keys() ^ other.grads.keys()
     assert not missing, f"not trained on both sides: {sorted(missing)}"
+    zeros = _zeros(ours.grads) & _zeros(other.grads)
     return Difference(
         losses=_relative(ours.losses, other.losses),
         grad_norms=_relative(ours.grad_norms, other.grad_norms),
-        grads={name: _distance(ours.grads[name], grad) for name, grad in other.grads.items()},
+        grads={n: 0.0 if n in zeros else _distance(ours.grads[n], grad) for n, grad in other.grads.items()},
         logits=((ours.logits - other.logits).abs().max() / other.logits.abs().max()).item(),
+        zeros=zeros,
     )
+
+
+def _zeros(grads: Mapping[str, Tensor]) -> frozenset[str]:
+    """Parameters whose gradients are rounding; not those that are zero bit by bit."""
+    norms = {name: grad.norm().item() for name, grad in grads.items()}
+    most = RESOLUTION * math.hypot(*norms.values())
+    return frozenset(name for name, norm in norms.items() if 0.0 < norm <= most)
 
 
 def _relative(ours: list[float], other: list[float]) -> list[float]:

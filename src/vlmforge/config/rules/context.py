@@ -37,16 +37,4 @@ def check_context_attention(subject: Subject) -> Iterator[Finding]:
         )
 
 
-def check_context_family(subject: Subject) -> Iterator[Finding]:
-    """A family that was not yet compared with one rank on slices of a sequence."""
-    family, cp = subject.family(), subject.config.parallelism.cp
-    if cp > 1 and family is not None and family.parts:
-        yield Finding(
-            ("parallelism.cp", "model.family"),
-            f"parallelism.cp = {cp} with family {family.name}: it was not yet compared with one rank on slices of a "
-            "sequence",
-            "parallelism.cp=1, and parallelism.dp_shard for the other ranks",
-        )
-
-
-RULES: tuple[Rule, ...] = (check_context_heads, check_context_attention, check_context_family)
+RULES: tuple[Rule, ...] = (check_context_heads, check_context_attention)

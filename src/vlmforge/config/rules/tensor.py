@@ -83,14 +83,6 @@ def check_not_cut(subject: Subject) -> Iterator[Finding]:
             "ranks would drop the same places of different heads",
             "model.config.attention_dropout=0.0, or parallelism.tp=1",
         )
-    family = subject.family()
-    if family is not None and family.parts:
-        yield Finding(
-            ("parallelism.tp", "model.family"),
-            f"parallelism.tp = {config.parallelism.tp} with family {family.name}: it was not yet compared with one "
-            "rank on parts of a layer",
-            "parallelism.tp=1, and parallelism.dp_shard for the other ranks",
-        )
     if config.model.kernels != "torch":
         yield Finding(
             ("parallelism.tp", "model.kernels"),
