@@ -133,12 +133,14 @@ VERBS: Mapping[str, Verb] = {
         {
             "tower": "folder or hub id of a vision tower",
             "language_model": "folder or hub id of a language model",
+            "recipe": "whose model the parts are joined to; or choose one with model=",
             "checkpoint": "a published model's folder or hub id, or with layout the export/ of a stitched model",
             "layout": "nvlm_d or nemotron_nano_vl: write the files as that published model has them",
             "output": "the folder to write",
         },
         (
             "convert model=mistral_clip tower=clip language_model=mistral output=stitched/mistral_clip",
+            "convert recipe=nvlm/pretrain.yaml tower=towers/small language_model=lm output=stitched/small",
             "convert model=nvlm_d_72b checkpoint=nvidia/NVLM-D-72B output=stitched/nvlm_d_72b",
             "convert checkpoint=runs/nvlm/export layout=nvlm_d output=published",
         ),

@@ -26,6 +26,7 @@ PICTURES = {width: Media(draw_square(width, 8, (0, 0, 0)), None, f"{width} wide"
 class Layout(NamedTuple):
     ids: tuple[int, ...]
     grid: tuple[int, int, int]
+    lead: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class WidthRule:
     frame_shrinks: int = 0
     tag_ids: frozenset[int] = frozenset()
     masks_next: bool = False
+    join = None
 
     def measure(self, width, height):
         return Layout((self.placeholder_id,) * width, (1, 1, width))

@@ -9,11 +9,19 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tests.models.worker_published import train_published
 from tests.support.ranks import start_groups, wait_for_ranks
 from tests.support.tiny import merge, stitched_fields
-from transformers import AutoModelForImageTextToText, CLIPConfig, CLIPModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    CLIPConfig,
+    CLIPModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from vlmforge.cli import main
 from vlmforge.config.chat_templates import CHAT_TEMPLATES
@@ -279,4 +287,15 @@ def test_a_model_is_joined_from_a_tower_and_a_language_model(
     torch.testing.assert_close(model.model.vision_tower(pixels), theirs)
     (tmp_path / "red.png").write_bytes(draw_square(60, 30, (200, 0, 0)))
     words = ["generate", "checkpoint=joined", "image=red.png", "prompt=Hi", "stage.generation.max_new_tokens=3"]
-    assert main(words) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    assert main([*words, "parallelism.param_dtype=float32"]) == 0, capsys.readouterr().err
+    answer = capsys.readouterr().out.removesuffix("\n")
+    # And by transformers alone, which knows the processor too.
+    processor = AutoProcessor.from_pretrained(tmp_path / "joined")
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Hi"}]}
+    asked = processor.apply_chat_template([turn], add_generation_prompt=True)
+    with Image.open(tmp_path / "red.png") as picture:
+        inputs = processor(images=picture, text=asked, return_tensors="pt", add_special_tokens=False)
+    assert inputs["pixel_values"].shape == (3, 3, 32, 32), "two tiles and the whole"
+    output = model.float().generate(**inputs, max_new_tokens=3, do_sample=False)
+    assert processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True) == answer

@@ -28,7 +28,8 @@ class Case:
     """One way to train; `mutation` names a mechanism that is taken out, to show that the comparison notices.
 
     `max_tokens` in the place of `micro_batch_size` cuts the rows of a step by their tokens, so that micro-batches and
-    ranks have different numbers of rows. `trainable` is a group of `stage.trainable`; empty: all.
+    ranks have different numbers of rows. `trainable` is a group of `stage.trainable`; empty: all. `weighs`: turns
+    count by the root of their length, and a group that there is beside others has a learning rate of its own.
     """
 
     family: str = "llama"
@@ -40,6 +41,7 @@ class Case:
     recompute: str = "none"
     trainable: str = ""
     has_holes: bool = False
+    weighs: bool = False
     mutation: str = ""
     num_steps: int = NUM_STEPS
 
@@ -57,6 +59,7 @@ class Case:
             f"recompute_{self.recompute}" if self.recompute != "none" else "",
             self.trainable,
             "holes" if self.has_holes else "",
+            "weighed" if self.weighs else "",
             self.mutation,
         )
         return "-".join([self.family, kind, self.packing, cut, *filter(None, special)])
@@ -64,7 +67,8 @@ class Case:
     @property
     def reference(self) -> Case:
         """The case whose plain loop this one is compared with: how the batch is cut is none of its business."""
-        return Case(self.family, self.is_lora, self.packing, trainable=self.trainable, has_holes=self.has_holes)
+        special = {"trainable": self.trainable, "has_holes": self.has_holes, "weighs": self.weighs}
+        return Case(self.family, self.is_lora, self.packing, **special)
 
 
 def configure(case: Case, folder: Path, axes: Axes | None = None) -> Config:
@@ -123,7 +127,15 @@ def _trained(case: Case, folder: Path) -> list[str]:
     if case.is_lora:
         adapter = f"stage.adapter.path={folder / case.family}-adapter"
         return ["stage.kind=lora", "stage.adapter.rank=4", "stage.adapter.alpha=8", adapter]
-    return [f"stage.trainable=[{case.trainable}]"] if case.trainable else []
+    trainable = [f"stage.trainable=[{case.trainable}]"] if case.trainable else []
+    return [*trainable, *_weighed(case)]
+
+
+def _weighed(case: Case) -> list[str]:
+    if not case.weighs:
+        return []
+    has_groups = FAMILIES[case.family].vision is not None
+    return ["stage.loss.weighting=sqrt_turns", *["stage.optimizer.group_lr.projector=3e-5"] * has_groups]
 
 
 def write_holes(folder: Path) -> None:

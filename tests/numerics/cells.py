@@ -119,15 +119,19 @@ STITCHED_PICTURES = (
     Case("stitched-internvit-qwen2", False, "best_fit", 2, recompute="full"),
 )
 
+# Turns that count by the root of their length, on the rows that every kind of slice cuts.
+WEIGHED = replace(PACKED, weighs=True)
+
 MORE: Mapping[str, tuple[Case, ...]] = {
     SINGLE: (*CUTS, BY_TOKENS, *ATTENTIONS, *RECOMPUTED, *HOLES, PICTURES[0]),
-    "dp_shard2": (*CUTS, BY_TOKENS, *ATTENTIONS, *RECOMPUTED, *HOLES, *PICTURES, *STITCHED_PICTURES),
+    "dp_shard2": (*CUTS, BY_TOKENS, *ATTENTIONS, *RECOMPUTED, *HOLES, *PICTURES, *STITCHED_PICTURES, replace(WEIGHED, family="qwen3_vl")),
     "dp_replicate2": (*SINGLE_ROWS, BY_TOKENS, RECOMPUTED[0], *HOLES, PICTURES[0]),
     "tp2": (
         Case("qwen3", True, recompute="selective"),
         replace(PACKED, family="qwen3", recompute="full"),
         replace(PACKED, family="gemma2", attention="eager"),
         HOLES[0],
+        WEIGHED,
         *PICTURES,
     ),
     # Activations are exchanged again in the backward pass.
@@ -136,6 +140,7 @@ MORE: Mapping[str, tuple[Case, ...]] = {
         BY_TOKENS,
         *RECOMPUTED,
         *HOLES,
+        WEIGHED,
         *PICTURES,
     ),
     "cp4": (PACKED,),

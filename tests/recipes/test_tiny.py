@@ -18,9 +18,12 @@ from tests.support.ranks import start_ranks, wait_for_ranks
 from tests.support.runs import metrics, sample_ids
 from vlmforge.cli import main
 from vlmforge.config.recipes import installed_folder, list_recipes
+from vlmforge.data.draw import draw_square
 from vlmforge.models import FAMILIES
 
-SHIPPED = list_recipes()
+SHIPPED = [found for found in list_recipes() if not found.path.stem.startswith("generate")]
+# Those that train nothing.
+ANSWERING = [found.name for found in list_recipes() if found.path.stem.startswith("generate")]
 
 # Families that no shipped recipe trains, by a model file and a stage: adapters where adapters leave something out.
 OWN = {
@@ -95,6 +98,16 @@ def test_its_export_generates(
     monkeypatch.chdir(folders[2])
     words = [f"checkpoint={run_of(folders[2], name)}", "prompt=Hello", "stage.generation.max_new_tokens=4"]
     assert main(["generate", *words]) == 0
+    assert capsys.readouterr().out.endswith("\n")
+
+
+@pytest.mark.parametrize("name", ANSWERING)
+def test_a_recipe_that_only_answers_does(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("square.png").write_bytes(draw_square(40, 24, (200, 60, 30)))
+    assert main(["generate", f"recipe={name}", "scale=tiny", "image=square.png", "prompt=What is it?"]) == 0
     assert capsys.readouterr().out.endswith("\n")
 
 

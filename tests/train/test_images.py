@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 from tests.support.ranks import start_ranks, wait_for_ranks
 from tests.support.runs import column, metrics, sample_ids
 from tests.support.seeing import SEEING_MODEL
@@ -25,7 +27,7 @@ data:
   on_bad_sample: skip
   max_bad_ratio: 1.0
 stage: {{seq_len: 256, packing: best_fit, packing_window: 8, micro_batch_size: 1, global_batch_size: 2, max_steps: 5,
-        optimizer: {{lr: 1.0e-3}}}}
+        loss: {{weighting: sqrt_turns}}, optimizer: {{lr: 1.0e-3, group_lr: {{projector: 4.0e-3}}}}}}
 logging: {{sample_ids: true, trackers: []}}
 """
 BAD = 5
@@ -89,6 +91,23 @@ def test_a_run_that_goes_on_with_other_workers_is_the_whole_run(size: int, folde
     assert column(whole, "loss", "grad_norm") == column(stopped, "loss", "grad_norm")
     assert (whole / "ledger.json").read_text() == (stopped / "ledger.json").read_text()
     assert all(line["data_wait_seconds"] >= 0 for line in metrics(stopped))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_features_from_the_cache_train_bit_for_bit_alike(size: int, folders: dict[int, Path]) -> None:
+    seen, kept, read = (folders[size] / "runs" / name for name in ("seen", "kept", "read"))
+    assert column(seen, "loss", "grad_norm") == column(kept, "loss", "grad_norm") == column(read, "loss", "grad_norm")
+    assert len({loss for (loss,) in column(seen, "loss")}) == 3
+    # Two tiles of each of three pictures, and the stand-in of a micro-batch that has none.
+    assert len(list((folders[size] / "embeds").rglob("*.safetensors"))) == 7
+    weights = [load_file(run / "export/model.safetensors") for run in (seen, read)]
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+
+
+def test_a_group_has_its_own_rate_on_the_same_schedule(folders: dict[int, Path]) -> None:
+    rates = column(folders[2] / "runs/stopped", "lr", "lr_projector")
+    assert rates[0] == (1e-3, 4e-3)
+    assert all(own == pytest.approx(4 * lr, rel=1e-12) for lr, own in rates)
 
 
 def test_the_export_is_what_plain_transformers_loads(folders: dict[int, Path], tmp_path: Path) -> None:

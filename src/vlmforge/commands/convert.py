@@ -21,7 +21,7 @@ def run(request: Request) -> int:
     """
     _check_arguments(request)
     output = Path(request.required("output", "stitched/mistral_clip"))
-    config = load_settings(request)
+    config = load_settings(request, request.one("recipe"))
     from vlmforge.models.convert import join_parts, read_published, write_published
 
     layout = request.one("layout")
@@ -44,6 +44,7 @@ def run(request: Request) -> int:
 
 def _check_arguments(request: Request) -> None:
     given = {name for name in (*PARTS, "checkpoint", "layout") if request.all(name)}
+    has_model = bool(request.one("recipe")) or any(word.lstrip("+").startswith("model") for word in request.overrides)
     rules = (
         (
             given in ({*PARTS}, {"checkpoint"}, {"checkpoint", "layout"}),
@@ -51,12 +52,12 @@ def _check_arguments(request: Request) -> None:
             "vlmforge convert model=mistral_clip tower=FOLDER language_model=FOLDER output=stitched/mistral_clip",
         ),
         (
-            "layout" in given or any(word.lstrip("+").startswith("model") for word in request.overrides),
+            "layout" in given or has_model,
             "convert needs a model, whose shape the weights are to have",
-            "model=mistral_clip, or another model file of family stitched",
+            "model=mistral_clip, or another model file of family stitched, or recipe=my.yaml",
         ),
         (
-            "layout" not in given or not request.overrides,
+            "layout" not in given or not (request.overrides or request.one("recipe")),
             "what is set has no effect on a folder that is written in another layout",
             "remove the overrides",
         ),

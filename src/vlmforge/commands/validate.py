@@ -71,6 +71,9 @@ def _look_ahead(config: Config) -> tuple[int | None, list[str]]:
 def describe(loaded: LoadedRecipe, steps: int | None) -> str:
     """The `ok:` line: mesh, micro-batches, steps."""
     config, batch = loaded.config, loaded.batch
+    if config.stage.kind == "generate":
+        length, rows = config.stage.generation.max_new_tokens, _count(config.stage.generation.batch_size, "prompt")
+        return f"ok: {loaded.recipe_name}: answers of up to {length} tokens, {rows} at once"
     mesh = f"{_describe(batch.axes)} = {_count(batch.world_size, 'rank')}"
     return f"ok: {loaded.recipe_name}: {mesh}, {_cut(config, batch)}, {_length(config, steps)}"
 

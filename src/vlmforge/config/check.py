@@ -7,12 +7,26 @@ from collections.abc import Collection, Sequence
 from vlmforge.config.facts import Facts
 from vlmforge.config.origins import Origins
 from vlmforge.config.overrides import COMMAND_LINE
-from vlmforge.config.rules import blend, context, data, fields, launch, layers, mesh, model, run, stage, tensor
+from vlmforge.config.rules import (
+    blend,
+    context,
+    data,
+    fields,
+    image_cache,
+    launch,
+    layers,
+    mesh,
+    model,
+    optimizer,
+    run,
+    stage,
+    tensor,
+)
 from vlmforge.config.rules.finding import Finding, Rule, Subject
 from vlmforge.config.schema import Config
 from vlmforge.errors import Problem
 
-_PARTS = (model, fields, layers, mesh, tensor, context, data, blend, stage, run, launch)
+_PARTS = (model, image_cache, fields, layers, mesh, tensor, context, data, blend, stage, optimizer, run, launch)
 RULES: tuple[Rule, ...] = tuple(rule for part in _PARTS for rule in part.RULES)
 
 

@@ -68,6 +68,12 @@ class ImageConfig:
         "Text before each tile, `<tile_1>` and so on, which differs in the thumbnail's (stitched models).",
         example="default",
     )
+    tokenization: Literal["megatron", "hf"] | None = key(
+        None,
+        "How tile tags become tokens: each by itself, as Megatron trains, or a picture's first one together with the "
+        "text before it, as the code beside NVLM's released weights does (stitched models with tile tags).",
+        example="megatron",
+    )
     image_tag: Literal["none", "internvl", "nvlm"] | None = key(
         None,
         "Text around a picture: `<img>` and `</img>`, or `<Image>` and `</Image>` (stitched models).",
@@ -102,6 +108,17 @@ class ModelConfig:
         dict, "Shape of the model in Hugging Face's field names, for example `num_hidden_layers`."
     )
     image: ImageConfig = key(ImageConfig, "How pictures become tokens.")
+    cache_image_embeds: bool = key(
+        False,
+        "Keep what a frozen vision tower gives for a tile on disk, and read it in later epochs and runs (stitched "
+        "models).",
+    )
+    image_cache_gib: float = key(
+        20.0, "With cache_image_embeds: most disk space for features, those of other towers included, in GiB.", above=0
+    )
+    image_cache_dir: str | None = key(
+        None, "With cache_image_embeds: the folder; null: `~/.cache/vlmforge/image_embeds`.", example="/scratch/embeds"
+    )
     tokenizer: str | None = key(
         None, "Hub id or folder of the tokenizer, or `builtin:bytes`; null: the one of `pretrained`."
     )
@@ -274,19 +291,51 @@ class AdapterConfig:
 
 
 @dataclass(frozen=True)
+class GroupLrConfig:
+    """Peak learning rates of module groups, where they are not `stage.optimizer.lr`."""
+
+    vision_tower: float | None = key(
+        None, "Peak learning rate of the vision tower; null: `stage.optimizer.lr`.", above=0, example=1e-6
+    )
+    projector: float | None = key(
+        None, "Peak learning rate of the projector; null: `stage.optimizer.lr`.", above=0, example=1e-4
+    )
+    language_model: float | None = key(
+        None,
+        "Peak learning rate of the language model beside a tower; null: `stage.optimizer.lr`.",
+        above=0,
+        example=1e-5,
+    )
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """The update rule."""
 
     name: Literal["adamw"] = key("adamw", "Optimizer.")
     lr: float = key(1e-5, "Peak learning rate.", above=0)
+    group_lr: GroupLrConfig = key(
+        GroupLrConfig, "Peak learning rates of module groups, adapters in them included; the schedule is one for all."
+    )
     betas: tuple[float, float] = key((0.9, 0.95), "Decay rates of AdamW's two moments.", minimum=0, maximum=1)
     eps: float = key(1e-8, "Added to the denominator of AdamW.", above=0)
     weight_decay: float = key(0.01, "Decoupled weight decay.", minimum=0)
     decay: Literal["all", "matrices"] = key(
-        "all", "What decays: every parameter, or only those of two or more dims (no norms, no biases)."
+        "all", "What decays: every parameter, or only matrices (no norms, no biases), as in Megatron."
     )
     max_grad_norm: float | None = key(
         1.0, "Clip the global gradient norm to this; null: no clipping.", above=0, example=1.0
+    )
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What the loss of a step is a mean of."""
+
+    weighting: Literal["tokens", "sqrt_turns"] = key(
+        "tokens",
+        "`tokens`: each trained token counts alike; `sqrt_turns`: each sample counts as one, and in it each turn by "
+        "the square root of its trained tokens, as in Megatron's training of Nemotron-Nano-VL.",
     )
 
 
@@ -362,6 +411,7 @@ class StageConfig:
         above=0,
         example=1,
     )
+    loss: LossConfig = key(LossConfig, "What the loss of a step is a mean of.")
     optimizer: OptimizerConfig = key(OptimizerConfig, "The update rule.")
     schedule: ScheduleConfig = key(ScheduleConfig, "The learning rate over steps.")
     generation: GenerationConfig = key(GenerationConfig, "How text is generated, by `generate` and by tasks.")

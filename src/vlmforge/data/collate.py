@@ -36,6 +36,8 @@ class Batch:
         max_seq_len: tokens of the longest sample.
         sample_ids: `source#index` of each sample, in order.
         images: the pixels of its pictures in the order of their tokens; None where there are none.
+        loss_weights: `[1, T]` float32, what the loss of each label counts; None: each counts one.
+        total_weight: what the labels' weights sum to: their number, or the samples that have any.
     """
 
     input_ids: torch.Tensor
@@ -47,6 +49,8 @@ class Batch:
     max_seq_len: int
     sample_ids: tuple[str, ...]
     images: ImageTensors | None = None
+    loss_weights: torch.Tensor | None = None
+    total_weight: int = 0
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
@@ -57,6 +61,7 @@ class Batch:
             labels=self.labels.to(device, non_blocking=True),
             cu_seq_lens=self.cu_seq_lens.to(device, non_blocking=True),
             images=None if self.images is None else self.images.to(device),
+            loss_weights=None if self.loss_weights is None else self.loss_weights.to(device, non_blocking=True),
         )
 
 
@@ -94,6 +99,8 @@ def collate(rows: Sequence[Row], image_rule: ImageRule | None = None) -> Batch:
         max_seq_len=max(lengths),
         sample_ids=tuple(sample.sample_id for sample in samples),
         images=None if image_rule is None else make_image_tensors(samples, image_rule),
+        loss_weights=_weight_tensor(samples) if any(sample.weighs_turns for sample in samples) else None,
+        total_weight=sum(sample.total_weight for sample in samples),
     )
 
 
@@ -127,6 +134,12 @@ def _find_fault(sample: RenderedSample) -> BadSampleError | None:
 def _row_tensor(values: np.ndarray) -> torch.Tensor:
     """`[T]` to `[1, T]` int64."""
     return torch.from_numpy(values.astype(np.int64)).unsqueeze(0)
+
+
+def _weight_tensor(samples: Sequence[RenderedSample]) -> torch.Tensor:
+    """`[1, T]` float32, each weight where its label is: at the token before."""
+    shifted = [np.append(sample.token_weights(), np.float32(0.0)) for sample in samples]
+    return torch.from_numpy(np.concatenate(shifted)).unsqueeze(0)
 
 
 def _position_tensor(samples: Sequence[RenderedSample], image_rule: ImageRule | None) -> torch.Tensor:

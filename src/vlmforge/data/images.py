@@ -8,7 +8,7 @@ what such a rule does and gives, and lets it work on the samples of a micro-batc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -38,6 +38,11 @@ class ImageLayout(Protocol):
     @property
     def grid(self) -> Grid:
         """Frames, rows and columns of its patches, or of its tiles without the thumbnail."""
+        ...
+
+    @property
+    def lead(self) -> str:
+        """Text before those tokens that is made tokens of together with what stands before it; mostly empty."""
         ...
 
 
@@ -91,6 +96,10 @@ class ImageRule(Protocol):
         """Whether the token after a picture is never trained, as the picture's last token would predict it."""
         ...
 
+    def join(self, before: list[int], lead: str) -> list[int]:
+        """Tokens with a layout's `lead` behind them, made of both together."""
+        ...
+
     def measure(self, width: int, height: int) -> ImageLayout:
         """What a picture of this size, in pixels, becomes.
 
@@ -130,6 +139,7 @@ def expand_images(
     placeholder_id: int,
     pictures: Sequence[Measured],
     masks_next: bool = False,
+    join: Callable[[list[int], str], list[int]] | None = None,
 ) -> tuple[list[int], list[bool], tuple[ImageSpan, ...]]:
     """Put each picture's tokens in the place of its placeholder; they are never trained.
 
@@ -139,6 +149,7 @@ def expand_images(
         placeholder_id: the placeholder.
         pictures: in order, with what each becomes.
         masks_next: whether the token after a picture is not trained either.
+        join: tokens with a text behind them, made of both together; for pictures with a lead.
     """
     new_ids: list[int] = []
     new_labels: list[bool] = []
@@ -148,6 +159,12 @@ def expand_images(
         place = ids.index(placeholder_id, at)
         new_ids += ids[at:place]
         new_labels += is_label[at:place]
+        if layout.lead:
+            assert join is not None, "a lead comes from a rule that joins"
+            joined = join(new_ids, layout.lead)
+            same = next((k for k, (a, b) in enumerate(zip(new_ids, joined, strict=False)) if a != b), len(new_ids))
+            # What became another token is the picture's.
+            new_ids, new_labels = joined, new_labels[:same] + [False] * (len(joined) - same)
         spans.append(ImageSpan(len(new_ids), len(layout.ids), layout.grid, media, num_shrinks))
         new_ids += layout.ids
         new_labels += [False] * len(layout.ids)

@@ -56,5 +56,6 @@ def render_request(
             raise place.error("there are images, and the model takes text only", "leave the images out")
         return Prompt(tuple(ids))
     pictures = measure_pictures(media, ids, image_rule, place)
-    expanded, _, images = expand_images(ids, [False] * len(ids), image_rule.placeholder_id, pictures)
+    is_label = [False] * len(ids)
+    expanded, _, images = expand_images(ids, is_label, image_rule.placeholder_id, pictures, join=image_rule.join)
     return Prompt(tuple(expanded), images)

@@ -57,6 +57,7 @@ class Renderer:
         is_truncating: bool = False,
         image_rule: ImageRule | None = None,
         is_shrinking: bool = False,
+        weighs_turns: bool = False,
     ) -> None:
         """Keep the rules, and check once that the chat template ends its turns.
 
@@ -67,6 +68,7 @@ class Renderer:
             is_truncating: cut the end of longer samples instead of refusing them.
             image_rule: how the model sees pictures; None: it takes text only.
             is_shrinking: give the pictures of longer samples fewer tokens.
+            weighs_turns: `stage.loss.weighting` is sqrt_turns.
 
         Raises:
             DataError: the chat template writes no end marker after an assistant turn.
@@ -77,6 +79,7 @@ class Renderer:
         self._seq_len = seq_len
         self._is_truncating = is_truncating
         self._image_rule = image_rule
+        self._weighs_turns = weighs_turns
         self._max_shrinks = len(list_rules(image_rule)) - 1 if image_rule is not None and is_shrinking else 0
         self._marker_ids = marker_ids(tokenizer)
         if tokenizer.chat_template and labels == "assistant":
@@ -111,6 +114,7 @@ class Renderer:
             place.index,
             was_truncated,
             tuple(span for span in images if span.stop <= length),
+            self._weighs_turns,
         )
         if not rendered.num_label_tokens:
             raise place.error(*_explain_no_label(sample, was_truncated), "no_label")
@@ -126,12 +130,12 @@ class Renderer:
                 raise sample.place.error(*TAKES_TEXT_ONLY)
             return ids, is_label, ()
         pictures = measure_pictures(media, ids, rule, sample.place)
-        expanded = expand_images(ids, is_label, rule.placeholder_id, pictures, rule.masks_next)
+        expanded = expand_images(ids, is_label, rule.placeholder_id, pictures, rule.masks_next, rule.join)
         for number in range(1, self._max_shrinks + 1 if media else 0):
             if len(expanded[0]) <= self._seq_len:
                 break
             pictures = measure_pictures(media, ids, rule, sample.place, number)
-            expanded = expand_images(ids, is_label, rule.placeholder_id, pictures, rule.masks_next)
+            expanded = expand_images(ids, is_label, rule.placeholder_id, pictures, rule.masks_next, rule.join)
         return expanded
 
     def _tokenize(self, sample: Sample) -> tuple[list[int], list[bool]]:
@@ -200,6 +204,7 @@ def build_renderer(config: Config, tokenizer: PreTrainedTokenizerBase, image_rul
         is_truncating=config.data.on_too_long == "truncate",
         image_rule=image_rule,
         is_shrinking=config.data.shrink_images,
+        weighs_turns=config.stage.loss.weighting == "sqrt_turns",
     )
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from vlmforge.data.bad import BadKind, BadSampleError, format_sample_id
 from vlmforge.data.film import Film, Frame
 from vlmforge.data.media import Media
+from vlmforge.data.turns import weigh_turns
 from vlmforge.errors import Problem
 
 # What is wrong, and what helps.
@@ -166,6 +167,7 @@ class RenderedSample:
         index: row of the source.
         was_truncated: its end was cut to fit `stage.seq_len`.
         images: its pictures, in the order of their tokens.
+        weighs_turns: its turns count by the root of their length, and all of it as one; see `turns.py`.
     """
 
     input_ids: npt.NDArray[np.int32]
@@ -174,6 +176,7 @@ class RenderedSample:
     index: int
     was_truncated: bool = False
     images: tuple[ImageSpan, ...] = ()
+    weighs_turns: bool = False
 
     @property
     def sample_id(self) -> str:
@@ -189,6 +192,16 @@ class RenderedSample:
     def num_label_tokens(self) -> int:
         """Tokens that enter the loss: nothing predicts the first token of a sample."""
         return int(self.is_label[1:].sum())
+
+    @property
+    def total_weight(self) -> int:
+        """What the weights of its labels sum to: their number, or 1 where turns are weighed."""
+        return min(1, self.num_label_tokens) if self.weighs_turns else self.num_label_tokens
+
+    def token_weights(self) -> npt.NDArray[np.float32]:
+        """`[S - 1]`: what predicting each token but the first counts in the loss."""
+        is_label = self.is_label[1:]
+        return weigh_turns(is_label) if self.weighs_turns else is_label.astype(np.float32)
 
 
 Row = tuple[RenderedSample, ...]

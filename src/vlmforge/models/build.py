@@ -20,7 +20,9 @@ from vlmforge.errors import CheckpointError, ConfigError, Problem
 from vlmforge.models import FAMILIES
 from vlmforge.models.adapters import apply_adapter, base_name, init_adapter, is_adapter, peft_name, read_adapter_config
 from vlmforge.models.attention import VARLEN, WHOLE
+from vlmforge.models.embed_cache import check_embed_cache
 from vlmforge.models.family import Family
+from vlmforge.models.group_lr import check_group_lr
 from vlmforge.models.hub import fetch_folder
 from vlmforge.models.layout import match_files
 from vlmforge.models.shape import build_hf_config, find_family
@@ -157,6 +159,8 @@ def _set_trainable(model: PreTrainedModel, config: Config) -> None:
             f"name groups of {', '.join(family.groups)}, or set stage.adapter",
         )
         raise ConfigError(problem)
+    check_group_lr(model, family, config.stage.optimizer.group_lr)
+    check_embed_cache(find_frozen_towers(model), config)
 
 
 def materialise(model: PreTrainedModel, config: Config, device: torch.device, reader: TensorReader) -> None:

@@ -79,6 +79,7 @@ class LossModel(nn.Module):
         cu_seq_lens: Tensor,
         max_seq_len: int,
         images: ImageTensors | None = None,
+        loss_weights: Tensor | None = None,
     ) -> Tensor:
         """Sum of the losses of the labelled tokens, fp32, not divided by anything; with a split, of its slice's.
 
@@ -89,6 +90,7 @@ class LossModel(nn.Module):
             cu_seq_lens: `[N + 1]` int32, where samples begin and end.
             max_seq_len: longest sample in tokens.
             images: the pictures of the whole micro-batch; None: there are none.
+            loss_weights: `[1, T]` fp32, what each label's loss is multiplied by; None: by one.
         """
         num_slices = 1 if self.split is None else self.split.size
         padding = -input_ids.shape[1] % (SHAPE_STEP * num_slices)
@@ -99,9 +101,11 @@ class LossModel(nn.Module):
             positions = torch.arange(padding, device=position_ids.device)
             position_ids = torch.cat([position_ids, positions.expand(*position_ids.shape[:-1], -1)], dim=-1)
             input_ids, labels = F.pad(input_ids, (0, padding)), F.pad(labels, (0, padding), value=IGNORE_INDEX)
+            loss_weights = None if loss_weights is None else F.pad(loss_weights, (0, padding))
         hidden_states = self.hidden_states(input_ids, position_ids, cu_seq_lens, max_seq_len, images)
         if self.split is not None:
             labels = self.split.take(labels)
+            loss_weights = None if loss_weights is None else self.split.take(loss_weights)
         is_label = labels != IGNORE_INDEX
         head = self.model.get_output_embeddings()
         assert isinstance(head, nn.Linear), "an output head is one matrix"
@@ -112,7 +116,8 @@ class LossModel(nn.Module):
             return (hidden_states.float() * 0.0).sum() + (weight[:1] * 0.0).float().sum()
         # Of Gemma; other families' configs have no such field.
         softcap = getattr(self.model.config, "final_logit_softcapping", None)
-        return linear_cross_entropy_sum(hidden_states[is_label], weight, labels[is_label], softcap, self.ranks)
+        weighed = None if loss_weights is None else loss_weights[is_label]
+        return linear_cross_entropy_sum(hidden_states[is_label], weight, labels[is_label], softcap, self.ranks, weighed)
 
     def hidden_states(
         self,
@@ -176,6 +181,7 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         labels: Tensor,
         softcap: float | None,
         ranks: TensorRanks | None,
+        loss_weights: Tensor | None,
     ) -> Tensor:
         needs_hidden, needs_weight, *_ = ctx.needs_input_grad
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
@@ -185,7 +191,10 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         for start in range(0, len(hidden), size):
             part = slice(start, start + size)
             logits, picked = hidden[part] @ weight.T, labels[part]
-            total += _softmax_in_place(logits[: len(picked)], picked, softcap, needs_hidden or needs_weight, ranks)
+            weights = None if loss_weights is None else loss_weights[part]
+            total += _softmax_in_place(
+                logits[: len(picked)], picked, weights, softcap, needs_hidden or needs_weight, ranks
+            )
             logits[len(picked) :] = 0.0
             if grad_hidden is not None:
                 torch.mm(logits, weight, out=grad_hidden[part])
@@ -201,7 +210,7 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         (grad_output,) = grad_outputs
         (grad_hidden, grad_weight), ctx.grads = ctx.grads, None
         # A number, not a tensor: a GPU would round one that lies on it to bf16 before it multiplies, and
@@ -213,28 +222,38 @@ class _LinearCrossEntropySum(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
 
 
 def _softmax_in_place(
-    logits: Tensor, labels: Tensor, softcap: float | None, needs_gradient: bool, ranks: TensorRanks | None
+    logits: Tensor,
+    labels: Tensor,
+    weights: Tensor | None,
+    softcap: float | None,
+    needs_gradient: bool,
+    ranks: TensorRanks | None,
 ) -> Tensor:
-    """Sum of the token losses, fp32; `logits` `[L, V]` become their own gradients if those are needed.
+    """Sum of the token losses times their weights, fp32; `logits` `[L, V]` become their own gradients if needed.
 
     With `ranks`, the logits are of this rank's tokens, and so are the losses summed here.
     """
     first = 0 if ranks is None else ranks.rank * logits.shape[1]
     is_mine = (labels >= first) & (labels < first + logits.shape[1])
     labels, counts = (labels - first).masked_fill(~is_mine, 0).unsqueeze(1), is_mine.float().unsqueeze(1)
+    factors = torch.ones_like(counts) if weights is None else weights.unsqueeze(1)
     total = torch.zeros((), dtype=torch.float32, device=logits.device)
     size = max(1, SOFTMAX_ELEMENTS // logits.shape[1]) if logits.device.type == "cpu" else len(labels)
-    for rows, picked, count in zip(logits.split(size), labels.split(size), counts.split(size), strict=True):
+    slices = (part.split(size) for part in (logits, labels, counts, factors))
+    for rows, picked, count, factor in zip(*slices, strict=True):
         capped = rows if softcap is None else softcap * torch.tanh(rows.float() / softcap)
         log_probabilities = log_softmax(capped, ranks)
-        total -= (log_probabilities.gather(1, picked) * count).sum()
+        total -= (log_probabilities.gather(1, picked) * count * factor).sum()
         if not needs_gradient:
             continue
         gradient = log_probabilities.exp_().scatter_add_(1, picked, -count)
+        if weights is not None:
+            gradient *= factor
         if softcap is not None:
             # The slope of the cap: 1 - tanh squared.
             gradient *= 1.0 - (capped / softcap).square()
@@ -248,6 +267,7 @@ def linear_cross_entropy_sum(
     labels: Tensor,
     softcap: float | None = None,
     ranks: TensorRanks | None = None,
+    loss_weights: Tensor | None = None,
 ) -> Tensor:
     """Sum of the cross entropies of `hidden @ weight.T` against `labels`, in fp32.
 
@@ -259,7 +279,8 @@ def linear_cross_entropy_sum(
         labels: `[L]`, every one a real label.
         softcap: the logits become `softcap * tanh(logits / softcap)`; None: they stay.
         ranks: that share the vocabulary: `weight` is this rank's `[V / R, D]`, and full logits exist on none.
+        loss_weights: `[L]` fp32, what each loss is multiplied by; None: by one.
     """
     shared = hidden if ranks is None else ranks.share(hidden)
     padded = F.pad(shared, (0, 0, 0, -len(labels) % SHAPE_STEP))
-    return _LinearCrossEntropySum.apply(padded, weight, labels, softcap, ranks)
+    return _LinearCrossEntropySum.apply(padded, weight, labels, softcap, ranks, loss_weights)

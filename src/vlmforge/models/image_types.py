@@ -18,10 +18,12 @@ class ImageLayout:
     Attributes:
         ids: the tokens that take the place of its placeholder.
         grid: frames, rows and columns of its patches, or of its tiles without the thumbnail.
+        lead: text before those tokens that is made tokens of together with what stands before it.
     """
 
     ids: tuple[int, ...]
     grid: Grid
+    lead: str = ""
 
 
 @dataclass(frozen=True)

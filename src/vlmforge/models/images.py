@@ -228,6 +228,10 @@ class NativeRule:
         self.processor = processor
         self._has_mrope = has_mrope
 
+    def join(self, before: list[int], lead: str) -> list[int]:
+        """See `ImageRule`: pictures of this rule have no lead."""
+        raise NotImplementedError
+
     def measure(self, width: int, height: int) -> ImageLayout:
         """See `ImageRule`."""
         processor = self.processor
@@ -322,6 +326,10 @@ class TileRule:
         self.processor = processor
         self._own_tags = own_tags
         self.num_tokens = num_tokens
+
+    def join(self, before: list[int], lead: str) -> list[int]:
+        """See `ImageRule`: pictures of this rule have no lead."""
+        raise NotImplementedError
 
     def measure(self, width: int, height: int) -> ImageLayout:
         """See `ImageRule`."""

@@ -118,6 +118,7 @@ STITCHED = Family(
             "tile_selector": "closest",
             "thumbnail": True,
             "tile_tags": "none",
+            "tokenization": "megatron",
             "image_tag": "none",
             "special_tokens": ("<image>",),
         },

@@ -52,7 +52,8 @@ def build_stitched_processor(
     """
     if folder is None:
         options: dict[str, Any] = {**vision.keys, "image_mean": vision.mean, "image_std": vision.std}
-        return StitchedImageProcessor(**{**options, **own, "tile_size": shape.vision_config.image_size})
+        sizes = {"tile_size": shape.vision_config.image_size, "tile_tokens": shape.image_seq_length}
+        return StitchedImageProcessor(**{**options, **own, **sizes})
     stored, _ = StitchedImageProcessor.get_image_processor_dict(folder)
     if stored.get("image_processor_type") != StitchedImageProcessor.__name__:
         problem = Problem(
@@ -173,7 +174,7 @@ class StitchedRule:
             processor: chooses and makes tiles.
             placeholder_id: of the tokenizer.
             num_tokens: of a tile without its tag.
-            tokenizer: makes tokens of tags, each by itself as Megatron does.
+            tokenizer: makes tokens of tags.
             num_frames: of a film that are seen.
         """
         self.num_frames = num_frames
@@ -184,15 +185,34 @@ class StitchedRule:
         ids = tokenizer.get_vocab()
         tags = IMAGE_TAGS[processor.image_tag]
         self.tag_ids = frozenset(ids[tag] for tag in tags if tag in ids)
-        numbered, last = [()] * processor.max_tiles, ()
+        names, thumbnail = ("",) * processor.max_tiles, ""
         if processor.tile_tags != "none":
             names, thumbnail = name_tiles(processor.tile_tags, processor.max_tiles)
-            numbered, last = [self._encode(name) for name in names], self._encode(thumbnail)
-        self._tags: list[tuple[int, ...]] = list(numbered)
-        self._last_tag: tuple[int, ...] = last
+        self._names, self._thumbnail = names, thumbnail
+        self._tags = [self._encode(name) for name in names]
+        self._last_tag = self._encode(thumbnail)
+        self._added = frozenset(tokenizer.added_tokens_decoder)
 
-    def _encode(self, tag: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer(tag, add_special_tokens=False)["input_ids"])
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+
+    def join(self, before: list[int], lead: str) -> list[int]:
+        """See `ImageRule`; what is made anew begins behind the last added token, where a tokenizer begins anew too.
+
+        Raises:
+            ConfigError: the tokenizer does not make the same tokens again of the text before a picture.
+        """
+        start = next((k for k in range(len(before), 0, -1) if before[k - 1] in self._added), 0)
+        text = str(self._tokenizer.decode(before[start:], clean_up_tokenization_spaces=False))
+        if self._encode(text) != tuple(before[start:]):
+            problem = Problem(
+                "model.image.tokenization = hf: this tokenizer cannot make tokens of a text twice alike, as it must to "
+                "join a tag with the text before it",
+                "model.image.tokenization",
+                "model.image.tokenization=megatron",
+            )
+            raise ConfigError(problem)
+        return [*before[:start], *self._encode(text + lead)]
 
     def check_tags(self) -> None:
         """Refuse tags of different lengths: upstream counts each tile as one number of tokens.
@@ -215,8 +235,11 @@ class StitchedRule:
         columns, rows = self.processor.choose_grid(width, height)
         count = self.processor.count_tiles(columns, rows)
         tags = [*self._tags[: count - 1], self._last_tag]
+        lead = ""
+        if self.processor.tokenization == "hf":
+            lead, tags[0] = [*self._names[: count - 1], self._thumbnail][0], ()
         features = (self.placeholder_id,) * self.num_tokens
-        return ImageLayout(tuple(token for tag in tags for token in (*tag, *features)), grid=(1, rows, columns))
+        return ImageLayout(tuple(token for tag in tags for token in (*tag, *features)), (1, rows, columns), lead)
 
     def shrink(self) -> StitchedRule | None:
         """See `ImageRule`: the next fewer tiles of `TILE_STEPS`."""

@@ -1,7 +1,7 @@
 """A vision tower, a projector and a language model as one transformers model.
 
-Importing this file makes `AutoModel` and `AutoModelForImageTextToText` know it, so that plain transformers code loads,
-generates with and saves a stitched model as any other.
+Importing this file makes `AutoModel`, `AutoModelForImageTextToText` and `AutoProcessor` know it, so that plain
+transformers code loads, generates with and saves a stitched model as any other.
 """
 
 # Shapes: B rows, S tokens, N tiles, D the language model's width.
@@ -9,6 +9,7 @@ generates with and saves a stitched model as any other.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 
 from vlmforge.models.projector_model import Projector, pixel_shuffle
 from vlmforge.models.stitched_config import StitchedConfig
+from vlmforge.models.stitched_processor import StitchedProcessor as StitchedProcessor  # makes AutoProcessor know it
 from vlmforge.models.towers.clip_model import ClipTower
 from vlmforge.models.towers.internvit_model import InternVitTower
 from vlmforge.models.towers.radio_model import RadioTower
@@ -56,6 +58,8 @@ class StitchedModel(StitchedPreTrainedModel):
         self.vision_tower = TOWER_CLASSES[tower.model_type]._from_config(tower)
         self.projector = Projector(config)
         self.language_model = AutoModel.from_config(config.text_config)
+        # Training may give it one, see `embed_cache.py`.
+        self.embed_cache: Any = None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -76,7 +80,8 @@ class StitchedModel(StitchedPreTrainedModel):
         Returns:
             `pooler_output` `[N, tokens of a tile, D]`, and what the tower gave.
         """
-        seen = self.vision_tower(pixel_values)
+        see = self.vision_tower if self.embed_cache is None else partial(self.embed_cache.see, self.vision_tower)
+        seen: Tensor = see(pixel_values)
         num_prefix = self.config.num_prefix_tokens
         features = seen[:, num_prefix:] if self.config.drop_class_tokens else seen
         factor = round(1 / self.config.downsample_ratio)

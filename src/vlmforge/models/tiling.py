@@ -98,23 +98,27 @@ class StitchedImageProcessor(BaseImageProcessor):
         tile_selector: str = "closest",
         thumbnail: bool = True,
         tile_tags: str = "none",
+        tokenization: str = "megatron",
         image_tag: str = "none",
         special_tokens: Sequence[str] = ("<image>",),
         image_mean: Sequence[float] = (0.5, 0.5, 0.5),
         image_std: Sequence[float] = (0.5, 0.5, 0.5),
+        tile_tokens: int = 256,
         **kwargs: Any,
     ) -> None:
-        """See `ImageConfig`; `tile_size` in pixels is the tower's."""
+        """See `ImageConfig`; `tile_size` in pixels and `tile_tokens`, those of a tile, are the model's."""
         super().__init__(**kwargs)
         self.tile_size = tile_size
         self.max_tiles = max_tiles
         self.tile_selector = tile_selector
         self.thumbnail = thumbnail
         self.tile_tags = tile_tags
+        self.tokenization = tokenization
         self.image_tag = image_tag
         self.special_tokens = list(special_tokens)
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
+        self.tile_tokens = tile_tokens
 
     def choose_grid(self, width: int, height: int) -> tuple[int, int]:
         """Columns and rows of tiles of a picture of some size."""

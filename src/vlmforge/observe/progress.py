@@ -169,6 +169,8 @@ def format_numbers(metrics: Mapping[str, Any], eta_seconds: float | None) -> str
         "peak_memory_gib": "mem {:.1f} GiB",
     }
     parts = [pattern.format(metrics[name]) for name, pattern in patterns.items() if metrics.get(name) is not None]
+    own = [f"{name.removeprefix('lr_')} {value:.2e}" for name, value in metrics.items() if name.startswith("lr_")]
+    parts += [f"({', '.join(own)})"] if own else []
     if eta_seconds is not None:
         parts.append(f"eta {format_duration(eta_seconds)}")
     return "  ".join(parts)

@@ -86,6 +86,7 @@ def _list_settings(config: Config) -> Iterator[tuple[str, str]]:
     yield "stage.seq_len", str(stage.seq_len)
     yield "stage.packing", stage.packing
     yield "stage.labels", stage.labels
+    yield "stage.loss.weighting", stage.loss.weighting
     yield "model.tokenizer", model.tokenizer or f"that of {model.pretrained}"
     yield "model.chat_template", model.chat_template or "the tokenizer's own"
     yield "data.on_too_long", config.data.on_too_long
@@ -155,6 +156,9 @@ class _RowReader:
         for sample, (start, stop) in zip(row, pairwise(borders), strict=True):
             # The label at t is the token at t + 1, so a token is trained if the place before it has a label.
             is_trained = np.concatenate([[False], labels[start : stop - 1] >= 0])
+            weights = is_trained.astype(np.float64)
+            if batch.loss_weights is not None:
+                weights[1:] = batch.loss_weights[0, start : stop - 1].numpy()
             images = tuple(next(pictures) for _ in sample.images)
             spans = [(image.start, image.start + image.num_tokens) for image in images]
             text_ids = ids[start:stop]
@@ -162,7 +166,7 @@ class _RowReader:
                 sample_id=sample.sample_id,
                 ids=text_ids,
                 positions=positions[start:stop],
-                weights=is_trained.astype(np.float64),
+                weights=weights,
                 special=np.isin(text_ids, self._special_ids),
                 pieces=tuple(split_pieces(text_ids.tolist(), spans, self._tokenizer)) if with_text else (),
                 notes=self._linter.check(sample.sample_id, text_ids, is_trained, spans, sample.was_truncated),
@@ -182,8 +186,8 @@ class _RowReader:
 
 
 def _share_loss(rows: Sequence[ShownRow]) -> tuple[ShownRow, ...]:
-    """The same rows with weights that are shares of the step's loss: its mean over all label tokens."""
-    total = max(1, sum(row.num_label_tokens for row in rows))
+    """The same rows with weights that are shares of the step's loss, a mean by what the collator says labels count."""
+    total = sum(float(sample.weights.sum()) for row in rows for sample in row.samples) or 1.0
     return tuple(
         replace(row, samples=tuple(replace(sample, weights=sample.weights / total) for sample in row.samples))
         for row in rows

@@ -33,6 +33,7 @@ from vlmforge.parallel.reduce import any_rank
 from vlmforge.parallel.watch import at_step, doing
 from vlmforge.train.interrupt import StopWish, watch_signals
 from vlmforge.train.lost import settle_lost
+from vlmforge.train.optimizer import learning_rates
 from vlmforge.train.outcome import export, finish, measure_before, save, validate
 from vlmforge.train.run_folder import completed_steps, find_run, read_lengths
 from vlmforge.train.schedule import lr_factor
@@ -119,9 +120,9 @@ def _one_step(session: Session, records: Records, step_batches: Iterator[StepBat
         batch = next(step_batches)
     waited = time.perf_counter() - start
     batch = _share_losses(batch, session.world)
-    lr, result = _update(session, batch, step)
+    rates, result = _update(session, batch, step)
     session.validation_loss = None
-    line = _measurements(session, result, lr, time.perf_counter() - start, waited)
+    line = _measurements(session, result, rates, time.perf_counter() - start, waited)
     is_last = step == session.total_steps
     if is_last or _is_due(step, config.evaluate.every_steps):
         with tell_shortage(config, session.world, "score", f"validating after step {step}"):
@@ -152,13 +153,12 @@ def _keep(session: Session, records: Records, is_last: bool) -> None:
         export(session, records)
 
 
-def _update(session: Session, batch: StepBatch, step: int) -> tuple[float, StepResult]:
-    """Train one step and move the session's position behind it; returns the learning rate used."""
+def _update(session: Session, batch: StepBatch, step: int) -> tuple[dict[str, float], StepResult]:
+    """Train one step and move the session's position behind it; returns the learning rates used, by metric."""
     config, state = session.config, session.state
     # Dropout depends on the step and a rank's tokens only, so a resumed run draws what the whole run would have drawn.
     torch.manual_seed(_derive_seed(config.run.seed, step, session.world.token_rank))
     factor = lr_factor(config.stage.schedule, step, session.total_steps, config.stage.global_batch_size)
-    lr = config.stage.optimizer.lr * factor
     largest = max(micro_batch.num_tokens for micro_batch in batch.micro_batches)
     with tell_shortage(config, session.world, "step", f"step {step}", largest):
         result = train_step(
@@ -166,7 +166,7 @@ def _update(session: Session, batch: StepBatch, step: int) -> tuple[float, StepR
             state.optimizer,
             batch.micro_batches,
             step=step,
-            lr=lr,
+            lr_factor=factor,
             max_grad_norm=config.stage.optimizer.max_grad_norm,
             world=session.world,
         )
@@ -174,11 +174,11 @@ def _update(session: Session, batch: StepBatch, step: int) -> tuple[float, StepR
     state.step = step
     state.num_tokens_seen += result.num_tokens
     state.data = state.data | {"position": batch.state, "ledger": session.ledger.as_dict()}
-    return lr, result
+    return learning_rates(config.stage.optimizer, factor), result
 
 
 def _measurements(
-    session: Session, result: StepResult, lr: float, step_time_seconds: float, data_wait_seconds: float
+    session: Session, result: StepResult, rates: dict[str, float], step_time_seconds: float, data_wait_seconds: float
 ) -> dict[str, Any]:
     """A line of metrics.jsonl."""
     tokens_per_second = result.num_tokens / step_time_seconds
@@ -187,7 +187,7 @@ def _measurements(
         "step": session.state.step,
         "loss": result.loss,
         "grad_norm": result.grad_norm,
-        "lr": lr,
+        **rates,
         "num_tokens": result.num_tokens,
         "num_label_tokens": result.num_label_tokens,
         "tokens_per_second": tokens_per_second,

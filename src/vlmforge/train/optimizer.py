@@ -1,6 +1,10 @@
-"""AdamW with decay groups, and its state as named tensors."""
+"""AdamW with groups of their own decay and learning rate, and its state as named tensors."""
 
 from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +16,22 @@ from vlmforge.parallel.shard import group_by_mesh
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
-    """AdamW over the trained parameters, those that decay and those that do not in a group each."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decays = [p for p in trained if config.decay == "all" or p.ndim >= 2]
-    rest = [p for p in trained if config.decay != "all" and p.ndim < 2]
+def build_optimizer(model: nn.Module, config: OptimizerConfig, group_of: Callable[[str], str]) -> Optimizer:
+    """AdamW over the trained parameters, those of one decay and one peak learning rate in a group.
+
+    Args:
+        model: sharded or not.
+        config: the update rule.
+        group_of: a parameter's name in `model` to its group of `stage.optimizer.group_lr`.
+    """
+    sorts: defaultdict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            peak = getattr(config.group_lr, group_of(name)) or config.lr
+            sorts[peak, _decay(name, parameter, config)].append(parameter)
     groups = [
-        {"params": parameters, "weight_decay": decay}
-        for some, decay in ((decays, config.weight_decay), (rest, 0.0))
+        {"params": parameters, "lr": peak, "peak_lr": peak, "weight_decay": decay}
+        for (peak, decay), some in sorts.items()
         for parameters in group_by_mesh(some)
     ]
     optimizer = AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
@@ -27,10 +39,22 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
     return optimizer
 
 
-def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Use this learning rate in the next update."""
+def _decay(name: str, parameter: nn.Parameter, config: OptimizerConfig) -> float:
+    """Megatron's rule where matrices alone decay: neither vectors nor what is named a bias."""
+    is_matrix = parameter.ndim >= 2 and not name.endswith(".bias")
+    return config.weight_decay if config.decay == "all" or is_matrix else 0.0
+
+
+def scale_lr(optimizer: Optimizer, factor: float) -> None:
+    """Use this share of each group's peak learning rate in the next update."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = group["peak_lr"] * factor
+
+
+def learning_rates(config: OptimizerConfig, factor: float) -> dict[str, float]:
+    """A step's rates as metrics name them: `lr`, and `lr_<group>` of each group with a peak of its own."""
+    own = {f"lr_{group}": peak * factor for group, peak in asdict(config.group_lr).items() if peak is not None}
+    return {"lr": config.lr * factor, **own}
 
 
 def reset_state(optimizer: Optimizer, num_updates: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,10 @@ from vlmforge.config.schema import Config
 from vlmforge.data.images import ImageRule, make_image_tensors
 from vlmforge.data.sample import RenderedSample, Row
 from vlmforge.data.window import build_train_windows
+from vlmforge.models.family import Family
 from vlmforge.models.images import build_image_rule
 from vlmforge.models.plain import load_plain
+from vlmforge.models.shape import find_family
 from vlmforge.models.tokenizer import build_tokenizer
 from vlmforge.train.parity import LR, Record
 
@@ -26,8 +28,9 @@ def record_plain(config: Config) -> Record:
     """Train `stage.max_steps` steps on this process alone."""
     model: Any = load_plain(config)
     rule = build_image_rule(config.model, build_tokenizer(config.model))
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = _build_optimizer(trained, config)
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trained = list(named.values())
+    optimizer = _build_optimizer(named, config, find_family(model.config))
     max_norm = config.stage.optimizer.max_grad_norm or math.inf
     batches = global_batches(config)
     first = next(batches)
@@ -59,22 +62,27 @@ def global_batches(config: Config) -> Iterator[list[Row]]:
         yield [next(rows) for _ in range(config.stage.global_batch_size)]
 
 
-def _build_optimizer(trained: Sequence[Tensor], config: Config) -> AdamW:
+def _build_optimizer(named: Mapping[str, Tensor], config: Config, family: Family) -> AdamW:
     settings = config.stage.optimizer
-    decays = [settings.weight_decay if settings.decay == "all" or p.ndim >= 2 else 0.0 for p in trained]
-    groups = [{"params": [p], "weight_decay": decay} for p, decay in zip(trained, decays, strict=True)]
-    return AdamW(groups, lr=LR, betas=settings.betas, eps=settings.eps)
+    groups: list[dict[str, Any]] = []
+    for name, parameter in named.items():
+        is_spared = settings.decay == "matrices" and (parameter.ndim < 2 or name.endswith(".bias"))
+        peak = getattr(settings.group_lr, family.group_of(name.removeprefix("base_model.model."))) or settings.lr
+        decay = 0.0 if is_spared else settings.weight_decay
+        groups.append({"params": [parameter], "lr": LR * peak / settings.lr, "weight_decay": decay})
+    return AdamW(groups, betas=settings.betas, eps=settings.eps)
 
 
 def _backward(model: Any, samples: Sequence[RenderedSample], rule: ImageRule | None) -> float:
-    """Add up the gradients of the mean loss over all labelled tokens; returns that loss."""
-    count = sum(int(sample.is_label[1:].sum()) for sample in samples)
+    """Add up the gradients of the mean loss over all labelled tokens, or weighed turns; returns that loss."""
+    count = sum(sample.total_weight for sample in samples)
     total = 0.0
     for sample in samples:
         ids, is_label = torch.from_numpy(sample.input_ids).long(), torch.from_numpy(sample.is_label)
         logits = _logits(model, sample, rule)
         # The token at t + 1 is predicted from position t, if it is trained.
-        loss = F.cross_entropy(logits[:-1][is_label[1:]], ids[1:][is_label[1:]], reduction="sum") / count
+        losses = F.cross_entropy(logits[:-1][is_label[1:]], ids[1:][is_label[1:]], reduction="none")
+        loss = (losses * torch.from_numpy(sample.token_weights())[is_label[1:]]).sum() / count
         # Of a frozen language model, a sample without a picture has nothing to train.
         if loss.requires_grad:
             loss.backward()

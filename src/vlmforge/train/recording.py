@@ -36,7 +36,7 @@ def record_mesh(config: Config, world: World) -> Record:
     rule = build_image_rule(config.model, tokenizer)
     loader = build_train_loader(config, tokenizer, world.data_rank, world.num_data_ranks, num_accum, image_rule=rule)
     root = build_root(config, world)
-    optimizer = build_optimizer(root, config.stage.optimizer)
+    optimizer = build_optimizer(root.model, config.stage.optimizer, find_family(root.model.config).group_of)
     logits = record_logits(root, next(global_batches(config))[0], rule, world.device)
     grads: dict[str, Tensor] = {}
 
@@ -54,7 +54,7 @@ def record_mesh(config: Config, world: World) -> Record:
             optimizer,
             batch.micro_batches,
             step=number,
-            lr=LR,
+            lr_factor=LR / config.stage.optimizer.lr,
             max_grad_norm=config.stage.optimizer.max_grad_norm,
             world=world,
         )

@@ -30,10 +30,12 @@ from vlmforge.models.build import (
     find_text_layers,
     materialise,
 )
+from vlmforge.models.embed_cache import attach_embed_cache
 from vlmforge.models.export import export_model
 from vlmforge.models.head import LossModel
 from vlmforge.models.lean import apply_lean
 from vlmforge.models.liger import apply_liger
+from vlmforge.models.shape import find_family
 from vlmforge.models.sharding import apply_sharding
 from vlmforge.models.tokenizer import hash_template
 from vlmforge.observe.files import write_json, write_text
@@ -139,7 +141,8 @@ def open_session(
     _check_same_data(run, fingerprints, world)
     with progress.status("loading the model"):
         root = build_root(config, world)
-    optimizer = build_optimizer(root, config.stage.optimizer)
+        attach_embed_cache(root.model, config, world, progress.message)
+    optimizer = build_optimizer(root.model, config.stage.optimizer, find_family(root.model.config).group_of)
     state = TrainState(root, optimizer, step=0, data={}, num_tokens_seen=0)
     if run.resume_from is not None:
         with progress.status(f"resuming from {run.resume_from}"):

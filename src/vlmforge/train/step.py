@@ -16,7 +16,7 @@ from vlmforge.parallel.mesh import World, gather_objects
 from vlmforge.parallel.reduce import clip_grads, sum_over_ranks
 from vlmforge.parallel.shard import set_last_micro_batch
 from vlmforge.parallel.watch import doing
-from vlmforge.train.optimizer import set_lr
+from vlmforge.train.optimizer import scale_lr
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class StepResult:
     """What a step measured, over all ranks.
 
     Attributes:
-        loss: mean over the label tokens of the global batch, before the update.
+        loss: mean over the label tokens of the global batch, or over its samples where turns are weighed, before the
+            update.
         grad_norm: before clipping.
         num_tokens: real tokens of the global batch.
         num_label_tokens: trained tokens of the global batch.
@@ -42,24 +43,25 @@ def train_step(
     micro_batches: Sequence[Batch],
     *,
     step: int,
-    lr: float,
+    lr_factor: float,
     max_grad_norm: float | None,
     world: World,
 ) -> StepResult:
     """Accumulate the gradient of the mean token loss over the global batch, clip it, update.
 
-    The loss is a sum over all micro-batches and ranks, divided once by the global number of label tokens, so it does
-    not depend on how the global batch was cut.
+    The loss is a sum over all micro-batches and ranks, divided once by the global number of label tokens (or of
+    samples, where turns are weighed), so it does not depend on how the global batch was cut.
 
     Raises:
         TrainingError: the loss or the gradient is not finite; nothing was updated.
     """
-    counts = [sum(batch.num_tokens for batch in micro_batches), sum(b.num_label_tokens for b in micro_batches)]
-    num_tokens, num_label_tokens = (
+    names = ("num_tokens", "num_label_tokens", "total_weight")
+    counts = [sum(getattr(batch, name) for batch in micro_batches) for name in names]
+    num_tokens, num_label_tokens, total_weight = (
         int(count) for count in sum_over_ranks(counts, world.device, world.num_batch_copies)
     )
     # A step whose samples were all left out has no label: its gradient is zero and its loss 0, not a division by 0.
-    divisor = max(1, num_label_tokens)
+    divisor = max(1, total_weight)
     loss_sums = [
         _forward_backward(root, batch.to(world.device), divisor, is_last=index == len(micro_batches) - 1)
         for index, batch in enumerate(micro_batches)
@@ -72,7 +74,7 @@ def train_step(
         grad_norm = clip_grads(root.parameters(), max_grad_norm).item()
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise _not_finite(step, loss, grad_norm, micro_batches, local_sums)
-    set_lr(optimizer, lr)
+    scale_lr(optimizer, lr_factor)
     optimizer.step()
     optimizer.zero_grad()
     return StepResult(loss, grad_norm, num_tokens, num_label_tokens)
@@ -90,7 +92,7 @@ def run_forward(root: LossModel, batch: Batch) -> torch.Tensor:
     """The sum of token losses of one micro-batch that is on the model's device."""
     inputs = (batch.input_ids, batch.position_ids, batch.labels, batch.cu_seq_lens, batch.max_seq_len)
     with doing("forward"):
-        return root(*inputs, batch.images)
+        return root(*inputs, batch.images, batch.loss_weights)
 
 
 def _not_finite(

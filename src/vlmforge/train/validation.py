@@ -15,21 +15,21 @@ from vlmforge.train.step import run_forward
 
 
 def validation_loss(root: LossModel, batches: Iterable[Batch], world: World) -> float | None:
-    """Mean over the label tokens of all batches of all ranks; None where there is none.
+    """Mean over the label tokens of all batches of all ranks, weighed as in training; None where there is none.
 
     Args:
         root: left in training mode.
         batches: this rank's; every rank must give the same number, because each forward is a collective.
         world: this rank's place.
     """
-    loss_sum, num_label_tokens = 0.0, 0
+    loss_sum, total_weight = 0.0, 0
     root.eval()
     with torch.no_grad():
         for batch in batches:
             loss_sum += run_forward(root, batch.to(world.device)).item()
-            num_label_tokens += batch.num_label_tokens
+            total_weight += batch.total_weight
     free_gathered(root)
     root.train()
     total = sum_over_ranks([loss_sum], world.device, world.num_loss_copies)[0]
-    count = sum_over_ranks([num_label_tokens], world.device, world.num_batch_copies)[0]
+    count = sum_over_ranks([total_weight], world.device, world.num_batch_copies)[0]
     return total / count if count else None

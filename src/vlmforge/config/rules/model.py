@@ -202,6 +202,12 @@ def check_image(subject: Subject) -> Iterator[Finding]:
             "the thumbnail",
             "model.image.thumbnail=true, or model.image.tile_tags=none",
         )
+    if image.tokenization == "hf" and image.tile_tags in (None, "none"):
+        yield Finding(
+            ("model.image.tokenization", "model.image.tile_tags"),
+            "model.image.tokenization = hf has no effect without model.image.tile_tags",
+            "~model.image.tokenization, or model.image.tile_tags=default",
+        )
     if image.special_tokens == ():
         yield Finding(
             ("model.image.special_tokens",),

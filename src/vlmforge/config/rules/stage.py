@@ -182,13 +182,26 @@ def check_decay(subject: Subject) -> Iterator[Finding]:
             "stage.schedule.decay_steps and decay_samples are both set; the decay has one end",
             "~stage.schedule.decay_samples",
         )
-    warmup, decay = schedule.warmup_steps, schedule.decay_steps
-    if warmup is not None and decay is not None and decay <= warmup:
-        yield Finding(
-            ("stage.schedule.decay_steps", "stage.schedule.warmup_steps"),
-            f"stage.schedule.decay_steps = {decay} must lie after warmup_steps = {warmup}",
-            "~stage.schedule.decay_steps",
-        )
+    yield from _check_decay_after_warmup(subject)
+
+
+def _check_decay_after_warmup(subject: Subject) -> Iterator[Finding]:
+    """Both in steps, whichever unit each is said in."""
+    schedule, rows = subject.config.stage.schedule, subject.config.stage.global_batch_size
+    in_steps = {name: getattr(schedule, f"{name}_steps") for name in ("warmup", "decay")}
+    in_samples = {name: getattr(schedule, f"{name}_samples") for name in ("warmup", "decay")}
+    units = {name: "samples" if in_samples[name] is not None else "steps" for name in in_steps}
+    lengths = {
+        name: in_steps[name] if in_samples[name] is None else in_samples[name] / rows for name in ("warmup", "decay")
+    }
+    if lengths["warmup"] is None or lengths["decay"] is None or lengths["decay"] > lengths["warmup"]:
+        return
+    warmup, decay = (f"{name}_{units[name]}" for name in ("warmup", "decay"))
+    yield Finding(
+        (f"stage.schedule.{decay}", f"stage.schedule.{warmup}"),
+        f"stage.schedule.{decay} = {getattr(schedule, decay)} must lie after {warmup} = {getattr(schedule, warmup)}",
+        f"~stage.schedule.{decay}",
+    )
 
 
 def check_sampling(subject: Subject) -> Iterator[Finding]:

@@ -1,0 +1,90 @@
+"""The processor of a stitched model for plain transformers: texts and pictures in, the model's inputs out.
+
+Importing this file makes `AutoProcessor` know it. It makes the tokens that training makes, by the same rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase
+from transformers.image_utils import make_flat_list_of_images
+from transformers.processing_utils import ProcessorMixin
+
+from vlmforge.models.stitched_config import StitchedConfig
+from vlmforge.models.stitched_images import StitchedRule
+from vlmforge.models.tiling import StitchedImageProcessor
+
+# A picture is a picture; of films transformers passes none to this class.
+NUM_FRAMES = 1
+
+
+class StitchedProcessor(ProcessorMixin):
+    """Tokenizer and image processor together; `processor(images=..., text=...)`."""
+
+    def __init__(
+        self,
+        image_processor: StitchedImageProcessor,
+        tokenizer: PreTrainedTokenizerBase,
+        chat_template: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Take both as `AutoProcessor` loads them from a folder."""
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template, **kwargs)
+        self.image_token = image_processor.special_tokens[0]
+        token_id: Any = tokenizer.convert_tokens_to_ids(self.image_token)
+        self.image_token_id = token_id
+        self._rule = StitchedRule(image_processor, token_id, image_processor.tile_tokens, tokenizer, NUM_FRAMES)
+
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        padding: bool | str = False,
+        return_tensors: str | None = None,
+        add_special_tokens: bool = True,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """`input_ids`, `attention_mask`, and `pixel_values` `[tiles, 3, S, S]` of all pictures where there are any.
+
+        Args:
+            images: a picture, or a list of them (of lists), in the order of the texts' image tokens.
+            text: with an image token for each picture, as the chat template writes it.
+            padding: to the longest text.
+            return_tensors: `pt` for tensors.
+            add_special_tokens: whether the tokenizer adds its own, such as BOS.
+            kwargs: not used.
+
+        Raises:
+            ValueError: there are more or fewer image tokens than pictures.
+        """
+        texts = [text] if isinstance(text, str) else list(text or ())
+        pictures = [] if images is None else [_as_rgb(picture) for picture in make_flat_list_of_images(images)]
+        rows = [list(self.tokenizer(one, add_special_tokens=add_special_tokens)["input_ids"]) for one in texts]
+        num_tokens = sum(row.count(self.image_token_id) for row in rows)
+        if num_tokens != len(pictures):
+            raise ValueError(f"the texts have {num_tokens} of {self.image_token} for {len(pictures)} pictures")
+        sizes = iter([picture.size for picture in pictures])
+        expanded = [self._expand(row, sizes) for row in rows]
+        inputs = self.tokenizer.pad({"input_ids": expanded}, padding=padding, return_tensors=return_tensors)
+        pixels = self.image_processor.preprocess(pictures)["pixel_values"] if pictures else None
+        return BatchFeature({**inputs, **({} if pixels is None else {"pixel_values": pixels})})
+
+    def _expand(self, row: Sequence[int], sizes: Any) -> list[int]:
+        """A text's tokens with those of its pictures in the places of their image tokens."""
+        ids: list[int] = []
+        for token in row:
+            if token != self.image_token_id:
+                ids.append(token)
+                continue
+            layout = self._rule.measure(*next(sizes))
+            ids = [*(self._rule.join(ids, layout.lead) if layout.lead else ids), *layout.ids]
+        return ids
+
+
+def _as_rgb(picture: Any) -> Any:
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+AutoProcessor.register(StitchedConfig, StitchedProcessor, exist_ok=True)
