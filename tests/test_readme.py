@@ -62,6 +62,18 @@ def test_the_recipe_of_the_readme_validates(
     assert capsys.readouterr().out.startswith("ok: my_run")
 
 
+def test_the_recipe_of_the_guide_to_parts_validates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    model, pretrain, _ = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/nvlm.md").read_text(), re.DOTALL)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/small_nvlm.yaml").write_text(model)
+    (tmp_path / "pretrain.yaml").write_text(pretrain)
+    assert main(["validate", "recipe=pretrain.yaml", "scale=tiny"]) == 0, capsys.readouterr().err
+
+
 def test_the_mistake_of_the_readme_is_told_as_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     command, _, report = re.findall(r"```text\n\$ (.*?)```", README, re.DOTALL)[0].partition("\n")
     assert main(command.split()[1:]) == 2

@@ -60,7 +60,8 @@ class StitchedProcessor(ProcessorMixin):
             ValueError: there are more or fewer image tokens than pictures.
         """
         texts = [text] if isinstance(text, str) else list(text or ())
-        pictures = [] if images is None else [_as_rgb(picture) for picture in make_flat_list_of_images(images)]
+        flat: Any = [] if images is None else make_flat_list_of_images(images)
+        pictures = [_as_rgb(picture) for picture in flat]
         rows = [list(self.tokenizer(one, add_special_tokens=add_special_tokens)["input_ids"]) for one in texts]
         num_tokens = sum(row.count(self.image_token_id) for row in rows)
         if num_tokens != len(pictures):
