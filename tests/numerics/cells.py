@@ -124,7 +124,16 @@ WEIGHED = replace(PACKED, weighs=True)
 
 MORE: Mapping[str, tuple[Case, ...]] = {
     SINGLE: (*CUTS, BY_TOKENS, *ATTENTIONS, *RECOMPUTED, *HOLES, PICTURES[0]),
-    "dp_shard2": (*CUTS, BY_TOKENS, *ATTENTIONS, *RECOMPUTED, *HOLES, *PICTURES, *STITCHED_PICTURES, replace(WEIGHED, family="qwen3_vl")),
+    "dp_shard2": (
+        *CUTS,
+        BY_TOKENS,
+        *ATTENTIONS,
+        *RECOMPUTED,
+        *HOLES,
+        *PICTURES,
+        *STITCHED_PICTURES,
+        replace(WEIGHED, family="qwen3_vl"),
+    ),
     "dp_replicate2": (*SINGLE_ROWS, BY_TOKENS, RECOMPUTED[0], *HOLES, PICTURES[0]),
     "tp2": (
         Case("qwen3", True, recompute="selective"),
