@@ -10,7 +10,13 @@ import torch
 
 from tests.support.runs import start
 from vlmforge.cli import main
+from vlmforge.commands.configuring import load_config
 from vlmforge.commands.parity_report import report
+from vlmforge.commands.request import Request
+from vlmforge.config.derived import Axes
+from vlmforge.config.pretrained import derive_shape
+from vlmforge.config.reduce import reduce_config
+from vlmforge.models import FAMILIES
 from vlmforge.train.parity import Record
 
 RECORD = Record([2.0, 1.5], [3.0, 2.5], {"a.weight": torch.ones(4), "b.bias": torch.ones(2)}, torch.ones(3, 5))
@@ -64,3 +70,11 @@ def test_torchrun_is_told_that_ranks_start_by_themselves(
     monkeypatch.setenv("RANK", "0")
     assert main(["parity", "recipe=quickstart"]) == 2
     assert "starts its ranks on this machine itself" in capsys.readouterr().err
+
+
+def test_a_recipe_on_a_blend_is_compared_on_samples_that_are_built_in() -> None:
+    request = Request("parity", {"recipe": ["nemotron_nano_vl_8b/sft"], "check_data": ["false"]}, ("parallelism.tp=2",))
+    loaded = load_config(request, environ={})
+    shape = derive_shape(loaded.config.model, FAMILIES)
+    reduced = reduce_config(loaded.config, shape, Axes(tp=2), FAMILIES)
+    assert [source.path for source in reduced.data.train] == [("builtin:image_messages",)]

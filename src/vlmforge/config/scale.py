@@ -230,12 +230,15 @@ def _shrink_source(tiny: _Writer, source: dict[str, Any], path: str, *, sees: bo
     Built-in sources keep theirs, but fewer.
     """
     new: dict[str, Any] = {}
-    if str(source.get("path")).startswith("builtin:"):
+    # Decoded, a path is a list of them, as of a recipe that is reduced for a comparison.
+    paths = source.get("path")
+    first_path = str(paths[0] if is_list(paths) and paths else paths)
+    if first_path.startswith("builtin:"):
         new["rows"] = _fewer_rows(source.get("rows"))
     elif source.get("format"):
         has_images = sees and source["format"] == "messages"
         new["path"] = "builtin:image_messages" if has_images else f"builtin:{source['format']}"
-    elif str(source.get("path")).endswith(YAML_SUFFIXES):
+    elif first_path.endswith(YAML_SUFFIXES):
         # What an energon blend holds is not known before its data sets are opened.
         new = {"path": "builtin:image_messages" if sees else "builtin:messages", "format": "messages"}
     if "path" in new:

@@ -1,7 +1,5 @@
 """Pictures of stitched models among tokens: what the tokenizer needs, and the rule that a picture becomes tokens by."""
 
-# Shapes: S tokens of one sample.
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -10,28 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vlmforge.config.chat_templates import strip_image_words, with_image_words
 from vlmforge.errors import ConfigError, Problem
 from vlmforge.models.family import Vision
 from vlmforge.models.image_types import Grid, ImageLayout, ImageTensors
+from vlmforge.models.square_tiles import SquareTiles, fewer_tiles
 from vlmforge.models.tiling import StitchedImageProcessor, name_tiles
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from vlmforge.data.images import ImageTensors as AnyImageTensors
-    from vlmforge.data.sample import RenderedSample
-
 # What stands around a picture. Only InternVL's are tokens of their own, where `special_tokens` names them.
 IMAGE_TAGS = {"none": ("", ""), "internvl": ("<img>", "</img>"), "nvlm": ("<Image>", "</Image>")}
-# The most tiles of a picture, from one step of shrinking to the next, as Megatron degrades them.
-TILE_STEPS = (12, 8, 6, 4, 2, 1)
 
 _PROBE = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
 
@@ -154,7 +144,7 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, word: str, image_tag: st
         raise ConfigError(problem)
 
 
-class StitchedRule:
+class StitchedRule(SquareTiles):
     """Square tiles, each as many tokens, behind its tag where tiles have tags."""
 
     # Megatron gives the token after a picture, which the picture's last one would predict, a weight of zero.
@@ -177,14 +167,10 @@ class StitchedRule:
             tokenizer: makes tokens of tags.
             num_frames: of a film that are seen.
         """
-        self.num_frames = num_frames
-        self.processor = processor
-        self.placeholder_id = placeholder_id
-        self.num_tokens = num_tokens
-        self._tokenizer = tokenizer
         ids = tokenizer.get_vocab()
-        tags = IMAGE_TAGS[processor.image_tag]
-        self.tag_ids = frozenset(ids[tag] for tag in tags if tag in ids)
+        tags = frozenset(ids[tag] for tag in IMAGE_TAGS[processor.image_tag] if tag in ids)
+        super().__init__(processor, placeholder_id, tags, num_tokens, num_frames)
+        self._tokenizer = tokenizer
         names, thumbnail = ("",) * processor.max_tiles, ""
         if processor.tile_tags != "none":
             names, thumbnail = name_tiles(processor.tile_tags, processor.max_tiles)
@@ -192,6 +178,15 @@ class StitchedRule:
         self._tags = [self._encode(name) for name in names]
         self._last_tag = self._encode(thumbnail)
         self._added = frozenset(tokenizer.added_tokens_decoder)
+
+    @property
+    def max_tiles(self) -> int:
+        """Of a picture."""
+        return self.processor.max_tiles
+
+    def count_tiles(self, grid: Grid) -> int:
+        """Tiles of a picture, its thumbnail included."""
+        return self.processor.count_tiles(grid[2], grid[1])
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
@@ -242,35 +237,14 @@ class StitchedRule:
         return ImageLayout(tuple(token for tag in tags for token in (*tag, *features)), (1, rows, columns), lead)
 
     def shrink(self) -> StitchedRule | None:
-        """See `ImageRule`: the next fewer tiles of `TILE_STEPS`."""
+        """See `ImageRule`: the next fewer tiles."""
         smaller = copy(self)
         smaller.processor = copy(self.processor)
-        smaller.processor.max_tiles = next((count for count in TILE_STEPS if count < self.processor.max_tiles), 0)
-        return smaller if smaller.processor.max_tiles else None
-
-    @property
-    def frame_shrinks(self) -> int:
-        """See `ImageRule`: a frame is one tile."""
-        return sum(count < self.processor.max_tiles for count in TILE_STEPS)
-
-    def positions(self, sample: RenderedSample) -> npt.NDArray[np.int64]:
-        """See `ImageRule`: `[1, S]`; each embedding of a tile has a place of its own."""
-        return np.arange(sample.num_tokens)[None]
+        smaller.processor.max_tiles = fewer_tiles(self.max_tiles)
+        return smaller if smaller.max_tiles else None
 
     def make_tensors(self, pictures: Sequence[Image], grids: Sequence[Grid]) -> ImageTensors:
         """See `ImageRule`."""
         made = self.processor.preprocess(list(pictures))
-        assert made["num_tiles"] == [self._count(grid) for grid in grids], "pictures of another size than told"
+        assert made["num_tiles"] == [*map(self.count_tiles, grids)], "pictures of another size than told"
         return ImageTensors(made["pixel_values"])
-
-    def show_tensors(self, tensors: AnyImageTensors, grids: Sequence[Grid]) -> list[list[npt.NDArray[np.uint8]]]:
-        """See `ImageRule`: row by row, the thumbnail last."""
-        tiles = tensors.pixel_values.permute(0, 2, 3, 1).split([self._count(grid) for grid in grids])
-        return [[self._to_bytes(tile) for tile in picture] for picture in tiles]
-
-    def _count(self, grid: Grid) -> int:
-        return self.processor.count_tiles(grid[2], grid[1])
-
-    def _to_bytes(self, pixels: Tensor) -> npt.NDArray[np.uint8]:
-        mean, std = torch.tensor(self.processor.image_mean), torch.tensor(self.processor.image_std)
-        return ((pixels.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).numpy()
