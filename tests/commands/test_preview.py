@@ -82,7 +82,8 @@ def test_a_source_that_a_window_draws_again_and_again_is_told(recipe, capsys):
         for name, num_rows in (("few", 8), ("many", 40))
     )
     words = ["data.shuffle=true", "stage.seq_len=512", f"data.train=[{few},{many}]"]
-    run(recipe, *words, "stage.packing_window=48")
+    # A window that is longer than an epoch ends with it.
+    run(recipe, *words, "stage.packing_window=100")
     told = "a packing window draws 24 samples of its 8 rows; stage.packing_window=16 keeps them apart, or draw less"
     assert told in capsys.readouterr().out
     run(recipe, *words, "stage.packing_window=16")

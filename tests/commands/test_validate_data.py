@@ -41,6 +41,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "named.yaml").write_text(
         yaml.safe_dump({"splits": {"train": {"path": "sums.csv", "format": "messages"}}})
     )
+    (tmp_path / "semicolons.csv").write_text("image;caption\nwhole.png;A square\n")
+    (tmp_path / "empty").mkdir()
     for number in range(12):
         (tmp_path / f"many/set{number:02d}").mkdir(parents=True)
     return tmp_path
@@ -115,6 +117,18 @@ BAD = [
         "write one JSON object on every line",
     ),
     (
+        [f"data.train=[{(PICTURES % 'pictures').replace('captions', 'semicolons')}]"],
+        "data.train.0: the first line names one column, 'image;caption'",
+        "semicolons.csv:1, by command line",
+        "save the table with commas",
+    ),
+    (
+        ["data.train.0.path=empty"],
+        "data.train.0.path = empty is a folder without any file",
+        "command line: data.train.0.path",
+        "the path of a file, or of a folder with data",
+    ),
+    (
         ["data.train.0.path=many/x.jsonl"],
         "data.train.0.path = many/x.jsonl does not exist",
         "command line: data.train.0.path",
@@ -147,3 +161,10 @@ def test_rows_that_are_offered_are_there_and_do_not_overlap(
     assert run(capsys, "validate", "recipe=recipe.yaml", *words, *offered) == (0, "")
     (*_, stop), (*_, start, _) = ([int(end) for end in re.findall(r"\d+", word)] for word in [words[0], *offered][-2:])
     assert stop <= start
+
+
+def test_a_recipe_that_is_not_there_is_answered_with_the_one_beside_it(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, report = run(capsys, "validate", "recipe=recipes.yaml")
+    assert (code, blocks(report)[0]["fix"]) == (2, "recipe=recipe.yaml")

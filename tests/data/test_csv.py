@@ -40,6 +40,8 @@ def test_a_row_with_too_many_fields_is_bad_and_the_others_are_not(tmp_path):
         ("image,caption\n", "utf-8", "holds no rows"),
         ('image,caption\na.png,"a cat\nb.png,a dog\n', "utf-8", "no row can be read: unexpected end of data"),
         ("image,image\na,b\n", "utf-8", "must name every column once"),
+        ("image, caption\na,b\n", "utf-8", "without blanks around it; it names .* ' caption'"),
+        ("image;caption\na;b\n", "utf-8", "names one column, 'image;caption'; fields are parted by commas"),
         ("image,caption\na.png,\u00e9t\u00e9\n", "latin-1", "no row can be read: 'utf-8' codec"),
     ],
 )

@@ -119,7 +119,7 @@ def test_rows_beyond_the_end_tell_how_many_there_are(write_jsonl):
     config = SourceConfig(path=(write_jsonl("a.jsonl", ROWS),), format="prompt_response", rows=(5, 11))
     with pytest.raises(DataError, match="there are 10 rows") as caught:
         open_source(config, "a")
-    assert caught.value.problems[0].fix == "rows: [5, 10]"
+    assert caught.value.problems[0].fix == "rows within [0, 10]"
 
 
 def test_names_tell_sources_apart():

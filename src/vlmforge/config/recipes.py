@@ -89,12 +89,16 @@ def _name_of_file(path: Path) -> str:
 
 
 def _unknown(recipe: str, reason: str) -> Problem:
+    where = f"command line: recipe={recipe}"
+    beside = [path.name for path in Path(recipe).parent.glob("*") if path.suffix in YAML_SUFFIXES]
+    if recipe.endswith(YAML_SUFFIXES) and (near := nearest(Path(recipe).name, beside, limit=1)):
+        return Problem(f"recipe = {recipe}: {reason}", where, f"recipe={Path(recipe).with_name(near[0])}")
     names = [found.name for found in list_recipes()]
     near = nearest(Path(recipe).with_suffix("").as_posix().removeprefix("recipes/"), names) or names[:3]
     fix = " or ".join(f"recipe={name}" for name in near) or "recipe=path/to/recipe.yaml"
     return Problem(
         what=f"recipe = {recipe}: {reason}",
-        where=f"command line: recipe={recipe}",
+        where=where,
         fix=f"{fix}; `vlmforge recipes` lists all",
     )
 

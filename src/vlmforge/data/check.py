@@ -164,6 +164,9 @@ class _LeafCheck:
             rule = f"{ENERGON}, but {path} is no folder that energon has prepared"
             other = f"{self._at}.format=messages" if self._leaf.where is None else f"energon prepare {path}"
             yield self._problem("format", rule, f"the folder above .nv-meta, or {other}")
+        elif kind is Kind.FOLDER and not any(entry.is_file() for entry in Path(path).rglob("*")):
+            rule = f"{path} is a folder without any file"
+            yield self._problem("path", rule, "the path of a file, or of a folder with data")
         elif kind is Kind.FILE and path.endswith(".parquet"):
             yield from self._check_schema(path)
 

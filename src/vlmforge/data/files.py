@@ -111,7 +111,8 @@ def read_range(path: str, start: int, stop: int) -> bytes:
     if is_url(path):
         system, inner = split_url(path)
         return bytes(system.cat_file(inner, start=start, end=stop))
-    descriptor, pieces = _OPEN.get(path), []
+    # A relative path is another file in another folder.
+    descriptor, pieces = _OPEN.get(os.path.abspath(path)), []
     while start < stop:
         # One call gives 2 GiB at most; no shared position, so processes and threads do not disturb each other.
         piece = os.pread(descriptor, stop - start, start)

@@ -74,7 +74,7 @@ def build_view(
         sources=dict(sorted(ledger.sources.items())),
         notes=(
             *find_step_notes(ledger, samples, tokenizer),
-            *find_repeats(rows, loader.windows.count_draws(), config.stage, _row_unit(config, batch)),
+            *find_repeats(rows, loader.windows.count_draws(), _row_unit(config, batch)),
         ),
         vocabulary=_spell_tokens(shown, tokenizer),
     )

@@ -9,19 +9,17 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from vlmforge.config.schema import StageConfig
 from vlmforge.data.sample import Row
 from vlmforge.data.window import Draws
 from vlmforge.preview.lint import Note
 
 
-def find_repeats(rows: Sequence[Row], draws: Mapping[str, Draws], stage: StageConfig, row_unit: int) -> Iterator[Note]:
+def find_repeats(rows: Sequence[Row], draws: Mapping[str, Draws], row_unit: int) -> Iterator[Note]:
     """A note for each source of which samples come again.
 
     Args:
         rows: of the step.
         draws: from each source in a window.
-        stage: of the recipe.
         row_unit: what `stage.global_batch_size` must be a multiple of.
     """
     counts: dict[str, Counter[int]] = defaultdict(Counter)
@@ -43,7 +41,9 @@ def find_repeats(rows: Sequence[Row], draws: Mapping[str, Draws], stage: StageCo
             fix = f"stage.global_batch_size={fits}" if fits else "fewer tokens in a step (stage.seq_len)"
             why = f"the step takes {count.total()} samples, and the source has {drawn.num_rows} rows"
         else:
-            fix = f"stage.packing_window={max(1, stage.packing_window * drawn.num_rows // drawn.in_window)}"
+            # Of a window as it is: one that is longer than an epoch ends with it.
+            window = sum(source.in_window for source in draws.values())
+            fix = f"stage.packing_window={max(1, window * drawn.num_rows // drawn.in_window)}"
             why = f"a packing window draws {drawn.in_window} samples of its {drawn.num_rows} rows"
         less = ", or draw less of it (weight, max_epochs)" if len(draws) > 1 else ""
         yield Note(f"{one_step}: {why}; {fix} keeps them apart{less}")

@@ -24,6 +24,8 @@ from vlmforge.errors import DataError, Problem
 _PIECE_ROWS = 1 << 16
 # A field may be as long as a text; the module's own limit of 128 KiB is meant for forms.
 _MAX_FIELD_BYTES = 1 << 28
+# What part fields in tables that programs save under either ending.
+_SIGNS = ";\t,"
 
 
 class CsvRows(TextRows):
@@ -83,8 +85,13 @@ class CsvRows(TextRows):
             raise empty_file_error(self.path)
         raw = read_range(self.path, first[0], first[1] if len(first) > 1 else self._size)
         names = self._split(raw.removeprefix(b"\xef\xbb\xbf"))
-        if len(set(names)) < len(names) or not all(names):
-            what = f"the first line must name every column once; it is {', '.join(names)}"
+        if len(names) == 1 and any(sign in names[0] for sign in _SIGNS):
+            what = (
+                f"the first line names one column, {names[0]!r}; fields are parted by commas in a .csv, tabs in a .tsv"
+            )
+            raise DataError(Problem(what, f"{self.path}:1", "save the table with commas and the ending .csv"))
+        if len(set(names)) < len(names) or not all(names) or any(name != name.strip() for name in names):
+            what = f"the first line must name every column once, without blanks around it; it names {names}"
             raise DataError(Problem(what, f"{self.path}:1", "name the columns, for example  image,caption"))
         return names
 
