@@ -41,7 +41,7 @@ def refusal(recipe: str, *overrides: str) -> str:
         ("mistral_clip/sft", "stage.trainable=[vision]", "no group vision"),
         ("nemotron_nano_vl_8b/sft", "stage.frozen_in_eval=false", "there is no vision tower that is frozen"),
         ("nemotron_nano_vl_8b/sft", "parallelism.tp=5", "must divide model num_attention_heads = 32"),
-        ("nemotron_nano_vl_8b/sft", "parallelism.cp=5", "must divide model num_attention_heads = 32"),
+        ("nemotron_nano_vl_8b/sft", "parallelism.cp=5", "/ tp = 32 / 4 = 8"),
         ("mistral_clip/pretrain", "stage.optimizer.group_lr.vision_tower=1e-6", "[projector] freezes the group"),
         ("mistral_clip/sft", "stage.optimizer.group_lr.tower=1e-6", "there is no such key"),
         ("llama3p1_8b/pretrain_text", "stage.optimizer.group_lr.language_model=1e-6", "llama is one group"),

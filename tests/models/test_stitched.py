@@ -11,7 +11,16 @@ import torch
 from tests.support.tiny import stitched_fields
 from transformers.models.internvl.modeling_internvl import InternVLModel
 
-from vlmforge.config.schema import Config, ModelConfig, ParallelismConfig, StageConfig
+from vlmforge.config.schema import (
+    AdapterConfig,
+    Config,
+    GroupLrConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParallelismConfig,
+    StageConfig,
+)
+from vlmforge.errors import ConfigError
 from vlmforge.models import FAMILIES
 from vlmforge.models.build import auto_class, build_on_meta, find_frozen_towers
 from vlmforge.models.head import LossModel
@@ -220,6 +229,25 @@ def test_only_a_frozen_tower_stays_in_evaluation_mode(trainable: tuple[str, ...]
     tower = model.get_submodule("model.vision_tower")
     assert tower.training == (not is_kept or trainable == ("vision_tower",))
     assert model.get_submodule("model.projector").training
+
+
+@pytest.mark.parametrize(
+    ("targets", "more", "told"),
+    [
+        ("all-linear", {"model": {"cache_image_embeds": True}}, "needs a frozen vision tower, and adapters in it"),
+        (
+            ("gate_proj",),
+            {"optimizer": OptimizerConfig(group_lr=GroupLrConfig(projector=1e-3))},
+            "group_lr.projector = 0.001 has no effect",
+        ),
+    ],
+)
+def test_what_an_adapter_rules_out_is_refused(targets: Any, more: dict[str, Any], told: str) -> None:
+    fields = stitched_fields("clip", "llama")
+    model = ModelConfig(family="stitched", config=fields, init="random", **more.pop("model", {}))
+    stage = StageConfig(kind="lora", adapter=AdapterConfig(target_modules=targets), **more)
+    with pytest.raises(ConfigError, match=told):
+        build_on_meta(Config(model=model, stage=stage))
 
 
 # Names of InternVL's class beside ours.

@@ -5,6 +5,7 @@ Steps are whole ones; learning rates are pairs of the highest and the lowest.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,3 +83,9 @@ def test_an_answering_recipe_has_the_numbers_of_its_script(recipe: str) -> None:
     positions = config.model.config["text_config"]["max_position_embeddings"]
     found = (generation.max_new_tokens, generation.seed, image.max_tiles, image.tile_tags, image.num_frames, positions)
     assert found == ANSWERED[recipe]
+
+
+def test_the_page_of_recipes_lists_them() -> None:
+    page = (Path(__file__).parents[2] / "docs/recipes.md").read_text()
+    names = (*TRAINED, *ANSWERED, "mistral_clip/pretrain", "mistral_clip/sft")
+    assert [name for name in names if f"| `{name}` |" not in page] == []

@@ -8,9 +8,15 @@ from pathlib import Path
 
 import vlmforge.train.loop  # noqa: F401 (so that the ranks are forked with everything imported)
 from vlmforge.cli import main
+from vlmforge.config.recipes import locate_recipe
 
 # Recipes in a folder of this name stop after their first step and go on from there.
 STOPPING = "stopping"
+
+
+def _fewer(name: str) -> list[str]:
+    """Two ranks in the place of the four or eight that a recipe cuts matrices over."""
+    return ["parallelism.tp=2"] if "/parallelism: fsdp_tp" in locate_recipe(name).path.read_text() else []
 
 
 def train_all(folder: Path, names: list[str]) -> None:
@@ -18,7 +24,7 @@ def train_all(folder: Path, names: list[str]) -> None:
     os.chdir(folder)
     for name in names:
         # On one rank a tiny run's own mesh; on several the recipe's, filled up with ranks that share its weights.
-        mesh = [] if ranks == "1" else ["parallelism.dp_shard=-1"]
+        mesh = [] if ranks == "1" else ["parallelism.dp_shard=-1", *_fewer(name)]
         words = [f"recipe={name}", "scale=tiny", *mesh, "logging.sample_ids=true"]
         runs = [["run.stop_after_steps=1"], []] if name.startswith(f"{STOPPING}/") else [[]]
         for part, more in enumerate(runs):
