@@ -52,6 +52,9 @@ def encode_absolute(config: Config) -> dict[str, Any]:
         if isinstance(holder.get(name), str):
             holder[name] = _absolute(holder[name])
     values["run"]["output_dir"] = str(Path(values["run"]["output_dir"]).absolute())
+    kept = values["model"]["image_cache_dir"]
+    # Whether or not it exists yet: a run that goes on finds it there.
+    values["model"]["image_cache_dir"] = kept and str(Path(kept).expanduser().absolute())
     for blend in ("train", "validation"):
         _make_absolute(values["data"][blend])
     return values
