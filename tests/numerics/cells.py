@@ -16,14 +16,20 @@ from vlmforge.config.derived import Axes
 from vlmforge.models import FAMILIES
 
 PLAIN = tuple(name for name, family in FAMILIES.items() if not family.parts)
-# Each tower and each language model.
+# Each tower and each language model, then every other pair of them.
 STITCHED = (
     "stitched-internvit-qwen2",
     "stitched-radio-llama",
     "stitched-siglip-qwen3",
     "stitched-clip-mistral",
 )
-NAMES = PLAIN + STITCHED
+PAIRED = tuple(
+    name
+    for tower in ("internvit", "radio", "siglip", "clip")
+    for text in ("llama", "mistral", "qwen2")
+    if (name := f"stitched-{tower}-{text}") not in STITCHED
+)
+NAMES = PLAIN + STITCHED + PAIRED
 EXPERTS = ("qwen3_moe", "llama4")
 # Of each kind of layers one, where a mesh is a product of what is compared for all.
 FEW = ("qwen3", "qwen3_moe", "qwen3_vl", "stitched-radio-llama")
@@ -69,8 +75,8 @@ def cell_case(family: str, is_lora: bool, mesh: str) -> Case:
 
 
 def is_in_suite(family: str, is_lora: bool, mesh: str) -> bool:
-    """Of the stitched models all are on dp_shard 2, on each other mesh another one, with adapters on few."""
-    if family not in STITCHED or mesh == "dp_shard2":
+    """Of the stitched models a few are: all of them on dp_shard 2, on each other mesh another one."""
+    if family in PLAIN or (family in STITCHED and mesh == "dp_shard2"):
         return True
     turn = STITCHED[list(MATRIX).index(mesh) % len(STITCHED)]
     return family == turn and (not is_lora or mesh in ("tp2", "cp2"))

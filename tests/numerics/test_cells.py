@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.numerics.case import Case, configure, write_holes
-from tests.numerics.cells import ALL, BROKEN, CELLS, NAMES, PICTURES, SINGLE, WORLD_SIZES, cases_on
+from tests.numerics.cells import ALL, BROKEN, CELLS, PICTURES, PLAIN, SINGLE, STITCHED, WORLD_SIZES, cases_on
 from tests.numerics.results import broken_bounds, one_thread, read_refusal, train, train_plain
 from tests.numerics.support_matrix import PAGE, RESULTS, all_names, cell_name, render
 from tests.support.ranks import start_groups, wait_for_ranks
@@ -32,7 +32,7 @@ PUBLISHED = json.loads(RESULTS.read_text())
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What all cases and the plain loops came to."""
     folder = tmp_path_factory.mktemp("cells")
-    for family in NAMES:
+    for family in PLAIN + STITCHED:
         make_adapter(folder / f"{family}-adapter", make_base(folder / family, family))
     write_holes(folder)
     ranks = start_groups("tests.numerics.worker", WORLD_SIZES, folder)
