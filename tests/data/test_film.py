@@ -97,7 +97,8 @@ def test_what_is_no_film_is_a_bad_sample(content, words):
 
 def test_a_film_that_breaks_off_has_the_frames_that_are_there():
     content = make_film("matroska")
-    chosen = open_film(content[: len(content) * 3 // 4], PLACE, "video").choose(99)
+    # How many bytes a frame has depends on the number of cores that it was encoded on.
+    chosen = open_film(content[: len(content) * 13 // 16], PLACE, "video").choose(99)
     assert 4 < len(chosen) < NUM_FRAMES
     assert numbers(decode_all(chosen)) == list(range(len(chosen)))
 
