@@ -297,5 +297,10 @@ def test_a_model_is_joined_from_a_tower_and_a_language_model(
     with Image.open(tmp_path / "red.png") as picture:
         inputs = processor(images=picture, text=asked, return_tensors="pt", add_special_tokens=False)
     assert inputs["pixel_values"].shape == (3, 3, 32, 32), "two tiles and the whole"
+    clear, white = (
+        processor(images=Image.new(mode, (32, 32), colour), text=asked, return_tensors="pt")["pixel_values"]
+        for mode, colour in (("RGBA", (9, 9, 9, 0)), ("RGB", "white"))
+    )
+    assert torch.equal(clear, white)
     output = model.float().generate(**inputs, max_new_tokens=3, do_sample=False)
     assert processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True) == answer

@@ -13,6 +13,7 @@ KEEPING = ["model.cache_image_embeds=true", "model.image_cache_dir=embeds"]
 FROZEN = [
     "recipe=mistral_clip/pretrain",
     "scale=tiny",
+    "parallelism.tp=1",
     "data.train=[{path: chats.jsonl, format: messages, rows: [0, 4]}]",
     "data.num_workers=0",
     "data.shuffle=false",

@@ -49,7 +49,7 @@ class StitchedProcessor(ProcessorMixin):
         """`input_ids`, `attention_mask`, and `pixel_values` `[tiles, 3, S, S]` of all pictures where there are any.
 
         Args:
-            images: a picture, or a list of them (of lists), in the order of the texts' image tokens.
+            images: a picture of PIL, or a list of them (of lists), in the order of the texts' image tokens.
             text: with an image token for each picture, as the chat template writes it.
             padding: to the longest text.
             return_tensors: `pt` for tensors.
@@ -85,7 +85,14 @@ class StitchedProcessor(ProcessorMixin):
 
 
 def _as_rgb(picture: Any) -> Any:
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+    """In three colours, transparent parts white as in training."""
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture
+    over = picture.convert("RGBA")
+    ground = over.copy()
+    ground.paste((255, 255, 255, 255), (0, 0, *over.size))
+    ground.alpha_composite(over)
+    return ground.convert("RGB")
 
 
 AutoProcessor.register(StitchedConfig, StitchedProcessor, exist_ok=True)
