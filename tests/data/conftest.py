@@ -3,10 +3,15 @@
 import json
 
 import pytest
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from vlmforge.config.schema import Config, DataConfig, SourceConfig, StageConfig
+
+# A property holds on a busy machine too.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 SPECIALS = ["<|pad|>", "<|im_start|>", "<|im_end|>", "<s>", "</s>", "<start_of_turn>", "<end_of_turn>", "[INST]"]
 
