@@ -59,28 +59,47 @@ def adaptable_modules(model: PreTrainedModel, family: Family) -> list[str]:
     ]
 
 
-class _AdaptedProduct(torch.autograd.Function):
-    """`x W^T + bias + s (x A^T) B^T`, of which the frozen `W` and `bias` get no gradient.
+@torch.library.custom_op("vlmforge::adapted_product", mutates_args=())
+def _adapted_product(
+    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """`x W^T + bias + s (x A^T) B^T`, of which the frozen `W` and `bias` get no gradient, and `s x A^T`.
 
     Each product is added to the one before it as it is made, in both directions: peft makes three passes over the
-    layer's output, and autograd one more over the gradient of its input. Nothing is changed in place in the forward
-    pass, whose products `parallelism.recompute: selective` keeps.
+    layer's output, and autograd one more over the gradient of its input. It is one operation, so that
+    `parallelism.recompute: selective` keeps its results and not what they were before the addition.
+
+    Args:
+        x: `[tokens, inputs]`.
+        weight: `[outputs, inputs]`.
+        bias: `[outputs]`.
+        a: `[rank, inputs]`.
+        b: `[outputs, rank]`.
+        scale: alpha / rank, or what takes its place.
     """
+    low = F.linear(x, a).mul_(scale)
+    return F.linear(x, weight, bias).addmm_(low, b.T), low
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        """`[tokens, outputs]` of `[tokens, inputs]`, `[outputs, inputs]`, `[rank, inputs]` and `[outputs, rank]`."""
-        low = F.linear(x, a) * scale
-        ctx.save_for_backward(x, weight, a, b, low)
-        ctx.scale = scale
-        return torch.addmm(F.linear(x, weight, bias), low, b.T)
 
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,), (x, weight, a, b, low) = grad_outputs, ctx.saved_tensors
-        grad_low = (grad @ b).mul_(ctx.scale)
-        grad_x = (grad @ weight).addmm_(grad_low, a) if ctx.needs_input_grad[0] else None
-        return grad_x, None, None, grad_low.T @ x, grad.T @ low, None
+@_adapted_product.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    return x.new_empty((len(x), len(weight))), x.new_empty((len(x), len(a)))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, weight, _, a, b, ctx.scale = inputs
+    ctx.save_for_backward(x, weight, a, b, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, a, b, low = ctx.saved_tensors
+    grad_low = (grad @ b).mul_(ctx.scale)
+    grad_x = (grad @ weight).addmm_(grad_low, a) if ctx.needs_input_grad[0] else None
+    return grad_x, None, None, grad_low.T @ x, grad.T @ low, None
+
+
+_adapted_product.register_autograd(_differentiate, setup_context=_keep)
 
 
 class _LeanLoraLinear(LoraLinear):
@@ -96,7 +115,7 @@ class _LeanLoraLinear(LoraLinear):
         if isinstance(dropout, nn.Identity) and not any(is_cut(module) for module in (base, a, b)):
             assert not base.weight.requires_grad, "what an adapter is beside is frozen"
             inputs = x.flatten(0, -2)
-            product = _AdaptedProduct.apply(inputs, base.weight, base.bias, a.weight, b_weight, scale)
+            product, _ = _adapted_product(inputs, base.weight, base.bias, a.weight, b_weight, scale)
             return product.view(*x.shape[:-1], -1)
         result = base(x, *args, **kwargs)
         low_rank = a(dropout(x)) * scale

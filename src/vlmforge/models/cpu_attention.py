@@ -121,9 +121,10 @@ def _stack(parts: Sequence[Tensor]) -> Tensor:
     Causal attention of what counts sees none of them, and their gradients, which are zeros too, add nothing.
     """
     _, num_heads, length, size = parts[0].shape
-    stacked = parts[0].new_zeros((len(parts), num_heads, length, size), dtype=torch.float32)
+    stacked = parts[0].new_empty((len(parts), num_heads, length, size), dtype=torch.float32)
     for row, part in enumerate(parts):
         stacked[row, :, : part.shape[2]] = part[0]
+        stacked[row, :, part.shape[2] :] = 0.0
     return stacked
 
 

@@ -158,7 +158,7 @@ def _keep_memory() -> None:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     if platform.libc_ver()[0] == "glibc" and not any(name.startswith("MALLOC_") for name in os.environ):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(MALLOC_MMAP_THRESHOLD, 2**24)
+        mallopt(MALLOC_MMAP_THRESHOLD, 12 * 2**20)
         mallopt(MALLOC_TRIM_THRESHOLD, -1)
 
 

@@ -60,10 +60,32 @@ def apply_fsdp(
     fully_shard(root, mesh=used, **options, reshard_after_forward=False)
     for module in root.modules():
         # One rank sums nothing, and there a factor of 1 would be a division of every gradient by 1.
+        if isinstance(module, FSDPModule) and dist.get_world_size() == 1:
+            module.set_custom_reduce_scatter(_NothingToSum())
         if isinstance(module, FSDPModule) and used.size() > 1:
             # gloo cannot scale while it reduces, so the sum is asked for by name.
             module.set_force_sum_reduction_for_comms(True)
             module.set_gradient_divide_factor(1.0)
+
+
+class _NothingToSum:
+    """What enters the sum over one rank is what comes out: one buffer for both, and no copy from one to the other."""
+
+    def __init__(self) -> None:
+        self._waiting: Tensor | None = None
+
+    def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """A buffer to fill, and at the next call the same one as the result."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            assert waiting.shape == torch.Size(size), "FSDP asks for what enters, then for what comes out"
+            return waiting
+        self._waiting = torch.empty(size, dtype=dtype, device=device)
+        return self._waiting
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """Not called by one rank."""
+        raise AssertionError("one rank has nothing to sum")
 
 
 def _is_used_as_stored(parameter: nn.Parameter, policy: MixedPrecisionPolicy) -> bool:

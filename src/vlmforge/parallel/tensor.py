@@ -65,6 +65,12 @@ class TensorRanks:
         """The sum of every rank's part, on every rank."""
         return part if self.size == 1 else _Sum.apply(part, self.group)
 
+    def largest(self, part: Tensor) -> Tensor:
+        """The largest of every rank's part, number by number, on every rank; in place, and without a gradient."""
+        if self.size > 1:
+            dist.all_reduce(part, dist.ReduceOp.MAX, group=self.group)
+        return part
+
     def gather(self, part: Tensor) -> Tensor:
         """The ranks' parts end to end along the last dim, on every rank."""
         return part if self.size == 1 else _Gather.apply(part, self)
@@ -135,18 +141,6 @@ def is_cut(linear: nn.Module) -> bool:
     """Whether ranks share a linear layer: then its forward pass is not one product of one tensor."""
     weight = linear.get_parameter("weight")
     return local_tensor(weight) is not weight or "forward" in vars(linear)
-
-
-def log_softmax(logits: Tensor, ranks: TensorRanks | None) -> Tensor:
-    """Log probabilities in fp32 of logits `[T, V]`, of which each of several ranks has its part `[T, V / R]`."""
-    if ranks is None or ranks.size == 1:
-        return torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-    largest = logits.amax(dim=-1, keepdim=True).float()
-    dist.all_reduce(largest, dist.ReduceOp.MAX, group=ranks.group)
-    shifted = logits.float() - largest
-    total = shifted.exp().sum(dim=-1, keepdim=True)
-    dist.all_reduce(total, group=ranks.group)
-    return shifted - total.log()
 
 
 @contextmanager
