@@ -10,6 +10,7 @@ from vlmforge.commands.request import Request
 from vlmforge.errors import EXIT_OK, ConfigError, Problem
 
 PARTS = ("tower", "language_model")
+SHOWN_NAMES = 8
 
 
 def run(request: Request) -> int:
@@ -36,7 +37,8 @@ def run(request: Request) -> int:
         some = ", ".join(done.unused[:3])
         print(f"{len(done.unused)} tensors of the folders have no place in the model: {some}", file=sys.stderr)
     if done.drawn:
-        print(f"{len(done.drawn)} tensors are new, drawn from run.seed={config.run.seed}: {', '.join(done.drawn)}")
+        some = ", ".join(done.drawn[:SHOWN_NAMES]) + (", ..." if len(done.drawn) > SHOWN_NAMES else "")
+        print(f"{len(done.drawn)} tensors are new, drawn from run.seed={config.run.seed}: {some}")
     size = f", {done.num_parameters / 1e6:.1f}M parameters" if done.num_parameters else ""
     print(f"{output}{size}")
     return EXIT_OK

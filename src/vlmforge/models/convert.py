@@ -31,6 +31,9 @@ from vlmforge.models.stitched_files import (
 )
 from vlmforge.models.tokenizer import build_tokenizer, load_tokenizer
 
+# In the place of a tower's folder.
+RANDOM = "random"
+
 
 @dataclass(frozen=True)
 class Converted:
@@ -52,28 +55,28 @@ def join_parts(model: ModelConfig, tower: str, language_model: str, output: Path
 
     Args:
         model: its shape, and how it sees; the tokenizer is the language model's unless it names another.
-        tower: folder or hub id.
+        tower: folder or hub id, or `RANDOM` for one that is drawn like the projector.
         language_model: folder or hub id.
         output: folder of the result.
-        seed: of the projector, and of rows that a table gains.
+        seed: of what is drawn, and of rows that a table gains.
 
     Raises:
         ConfigError: the shape is no stitched model's, or the tokenizer does not fit it.
         CheckpointError: a folder lacks a tensor, or has one of another shape.
     """
-    folders = {
-        "tower": fetch_folder(tower, key="tower"),
-        "language_model": fetch_folder(language_model, key="language_model"),
-    }
-    model = _without_weights(model, folders["language_model"])
+    text_folder = fetch_folder(language_model, key="language_model")
+    model = _without_weights(model, text_folder)
     built = build_on_meta(Config(model=model))
     names = [name for name, _ in built.named_parameters()]
-    tower_files, text_files = (list_tensors(folder) for folder in folders.values())
-    kind = built.config.vision_config.model_type
-    seen = _find(tower_candidates(kind, names), tower_files, folders["tower"])
-    sources = [Source(folders["tower"], seen), *_text_sources(names, text_files, folders["language_model"])]
+    text_files, tower_files = list_tensors(text_folder), set[str]()
+    sources = _text_sources(names, text_files, text_folder)
     # Of the language model's own; a norm is small.
-    dtype = _dtype_of(sources[1], f"{TEXT_PATH}.norm.weight")
+    dtype = _dtype_of(sources[0], f"{TEXT_PATH}.norm.weight")
+    if tower != RANDOM:
+        tower_folder = fetch_folder(tower, key="tower")
+        tower_files = list_tensors(tower_folder)
+        candidates = tower_candidates(built.config.vision_config.model_type, names)
+        sources.append(Source(tower_folder, _find(candidates, tower_files, tower_folder)))
     drawn = stitch(built, sources, output, seed, dtype)
     used = {name for source in sources for name in source.table}
     _write_rest(built, model, output, dtype)
