@@ -1,6 +1,7 @@
-"""One short SFT run of TRL, in a process of its own, for sft_throughput.py: the same rows, model and update rule.
+"""One short SFT run of TRL, in a process of its own, for the benchmarks beside it: same rows, model and update rule.
 
-It prints a line of JSON after every step and saves the model at the end. Nothing of vlmforge is imported.
+Rows have `question` and `answer`, and a picture each if they have `image`. It prints a line of JSON after every step
+and saves the model at the end. Nothing of vlmforge is imported.
 """
 
 from __future__ import annotations
@@ -12,9 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, Image, Sequence
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    TrainerCallback,
+)
 from trl import SFTConfig, SFTTrainer
 
 
@@ -55,6 +62,18 @@ def peak_gib() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**20
 
 
+def build_dataset(rows: list[dict[str, Any]]) -> Dataset:
+    """TRL's columns."""
+    columns: dict[str, list[Any]] = {
+        "prompt": [[{"role": "user", "content": row["question"]}] for row in rows],
+        "completion": [[{"role": "assistant", "content": row["answer"]}] for row in rows],
+    }
+    if "image" not in rows[0]:
+        return Dataset.from_dict(columns)
+    dataset = Dataset.from_dict(columns | {"images": [[row["image"]] for row in rows]})
+    return dataset.cast_column("images", Sequence(Image()))
+
+
 def main() -> None:
     """Train as the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -73,19 +92,12 @@ def main() -> None:
     given = parser.parse_args()
 
     rows = [json.loads(line) for line in Path(given.rows).read_text().splitlines()[: given.num_rows]]
-    dataset = Dataset.from_list(
-        [
-            {
-                "prompt": [{"role": "user", "content": row["question"]}],
-                "completion": [{"role": "assistant", "content": row["answer"]}],
-            }
-            for row in rows
-        ]
-    )
+    has_pictures = "image" in rows[0]
     settings = SFTConfig(
         output_dir=given.output,
-        max_length=given.seq_len,
-        packing=bool(given.packing),
+        # What TRL asks for with pictures: a row that is cut may lose half of one.
+        max_length=None if has_pictures else given.seq_len,
+        packing=bool(given.packing) and not has_pictures,
         per_device_train_batch_size=given.micro_batch_size,
         gradient_accumulation_steps=given.accumulation,
         max_steps=given.steps,
@@ -105,10 +117,12 @@ def main() -> None:
     )
     reporter = Reporter()
     trainer = CountingTrainer(
-        model=AutoModelForCausalLM.from_pretrained(given.model, dtype=getattr(torch, given.masters)),
+        model=(AutoModelForImageTextToText if has_pictures else AutoModelForCausalLM).from_pretrained(
+            given.model, dtype=getattr(torch, given.masters)
+        ),
         args=settings,
-        train_dataset=dataset,
-        processing_class=AutoTokenizer.from_pretrained(given.model),
+        train_dataset=build_dataset(rows),
+        processing_class=(AutoProcessor if has_pictures else AutoTokenizer).from_pretrained(given.model),
         callbacks=[reporter],
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
         if given.kind == "lora"

@@ -1,0 +1,221 @@
+"""Pictures and tokens per second, memory and loss of vlmforge and of TRL on the same rows with pictures, in one run.
+
+    python scripts/fetch_assets.py --only smollm2 openmoji
+    pip install -e '.[benchmark]'
+    python benchmarks/vlm_sft_throughput.py
+
+A Qwen3-VL of about 100M parameters, with random weights and SmolLM2's tokenizer, learns OpenMoji's captions: 16 rows a
+step for six steps, tower, projector and language model, computing in bfloat16 over bfloat16 masters and over float32
+masters. Each run is a process of its own; vlmforge's is the command `vlmforge train`. A speed is the median of all
+steps but the first. The held-out loss is that of the exported folders, by plain transformers in float32. Nothing else
+should run on the machine. `--search` tries TRL with other micro-batches instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    Qwen2VLImageProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
+    set_seed,
+)
+
+from sft_throughput import MASTERS, speed
+
+HERE = Path(__file__).parent
+TOKENIZER = "assets/smollm2-135m-instruct"
+ROWS = Path("assets/openmoji/messages.jsonl")
+NUM_ROWS, NUM_STEPS, ROWS_A_STEP = 256, 6, 16
+HELD_OUT = slice(300, 364)
+LR = 1e-4
+# Each picture of 96 pixels squared is enlarged to 256, which is 64 tokens.
+PIXELS = 256 * 256
+IMAGE_WORDS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+TEMPLATE = """\
+{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}
+{%- if message.content is string %}{{ message.content }}{% else %}
+{%- for part in message.content %}
+{%- if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}
+{%- endfor %}{% endif %}{{ '<|im_end|>\\n' }}
+{%- endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+# Rows of a micro-batch and micro-batches of a step.
+SEARCH = ((2, 8), (4, 4), (8, 2), (16, 1))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run gave: pictures and tokens a second after the first step, peak memory in GiB, held-out loss."""
+
+    images_per_second: float
+    tokens_per_second: float
+    peak_gib: float
+    loss: float
+
+
+def make_base(folder: Path) -> int:
+    """A Hugging Face folder of the model with its processor; the number of its parameters."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(TOKENIZER)
+    tokenizer.add_tokens(list(IMAGE_WORDS), special_tokens=True)
+    ids = dict(zip(IMAGE_WORDS, tokenizer.convert_tokens_to_ids(list(IMAGE_WORDS)), strict=True))
+    config = Qwen3VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer), "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12,
+            "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "tie_word_embeddings": True,
+            "rope_scaling": {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [12, 10, 10]},
+            "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+        },
+        vision_config={
+            "depth": 8, "hidden_size": 512, "intermediate_size": 2048, "num_heads": 8, "out_hidden_size": 512,
+            "num_position_embeddings": 256, "deepstack_visual_indexes": [1, 3, 5],
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    set_seed(0)
+    model = Qwen3VLForConditionalGeneration(config)
+    model.save_pretrained(folder)
+    sizes = {"patch_size": 16, "merge_size": 2, "temporal_patch_size": 2}
+    budget = {"size": {"shortest_edge": PIXELS, "longest_edge": PIXELS}}
+    pictures: Any = Qwen2VLImageProcessor(**sizes, **budget, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    films: Any = Qwen3VLVideoProcessor()
+    Qwen3VLProcessor(pictures, tokenizer, films, chat_template=TEMPLATE).save_pretrained(folder)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def read_rows() -> list[dict[str, str]]:
+    """Question, answer and the picture's file of every row."""
+    rows = []
+    for line in ROWS.read_text().splitlines():
+        user, assistant = json.loads(line)["messages"]
+        picture, question = user["content"]
+        image = str((ROWS.parent / picture["image"]).absolute())
+        rows.append({"image": image, "question": question["text"], "answer": assistant["content"]})
+    return rows
+
+
+def run_vlmforge(base: Path, masters: str, folder: Path) -> Result:
+    """`vlmforge train` on the benchmark's recipe."""
+    words = [f"recipe={HERE / 'vlm_sft_throughput.yaml'}", f"model.pretrained={base}", f"run.output_dir={folder}"]
+    words += ["run.name=run", *MASTERS[masters], f"stage.max_steps={NUM_STEPS}", f"stage.optimizer.lr={LR}"]
+    words += ["logging.trackers=[]"]
+    subprocess.run([sys.executable, "-m", "vlmforge", "train", *words], check=True, stdout=subprocess.DEVNULL)
+    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [(line["num_tokens"], line["step_time_seconds"]) for line in lines]
+    return gather(steps, lines[-1]["peak_memory_gib"], held_out_loss(folder / "run" / "export"))
+
+
+def run_trl(base: Path, masters: str, folder: Path, micro_batch_size: int = 16, num_steps: int = NUM_STEPS) -> Result:
+    """TRL's SFTTrainer on the same rows."""
+    rows = folder / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in read_rows()[:NUM_ROWS]))
+    words = ["--model", base, "--rows", rows, "--num-rows", NUM_ROWS, "--kind", "full", "--masters", masters]
+    words += ["--micro-batch-size", micro_batch_size, "--accumulation", ROWS_A_STEP // micro_batch_size]
+    words += ["--steps", num_steps, "--lr", LR, "--output", folder / "out"]
+    command = [sys.executable, str(HERE / "peer_trl.py"), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"TRL failed:\n{done.stderr[-3000:]}")
+    lines = [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith("STEP ")]
+    steps = [(line["num_tokens"], line["seconds"]) for line in lines]
+    loss = held_out_loss(folder / "out") if num_steps == NUM_STEPS else float("nan")
+    return gather(steps, lines[-1]["peak_gib"], loss)
+
+
+def gather(steps: list[tuple[int, float]], peak_gib: float, loss: float) -> Result:
+    """Both speeds: a step has as many pictures as rows."""
+    return Result(speed([(ROWS_A_STEP, seconds) for _, seconds in steps]), speed(steps), peak_gib, loss)
+
+
+def held_out_loss(folder: Path) -> float:
+    """Mean token loss of held-out captions, by plain transformers in float32."""
+    processor: Any = AutoProcessor.from_pretrained(folder)
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    total, count = 0.0, 0
+    for row in read_rows()[HELD_OUT]:
+        content = [{"type": "image"}, {"type": "text", "text": row["question"]}]
+        asked = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        picture = Image.open(row["image"]).convert("RGB")
+        inputs = processor(text=[asked + row["answer"] + "<|im_end|>"], images=[picture], return_tensors="pt")
+        start = processor(text=[asked], images=[picture], return_tensors="pt")["input_ids"].shape[1]
+        labels = inputs["input_ids"].clone()
+        labels[:, :start] = -100
+        with torch.no_grad():
+            loss = model(**inputs, labels=labels).loss
+        total += loss.item() * (labels.shape[1] - start)
+        count += labels.shape[1] - start
+    return total / count
+
+
+def compare(base: Path, masters: list[str], console: Console) -> None:
+    """Print the table of both systems."""
+    table = Table(title=f"Qwen3-VL, OpenMoji, {ROWS_A_STEP} rows a step, bfloat16 compute")
+    for column in ("masters", "system", "images/s", "tokens/s", "peak GiB", "held-out loss"):
+        table.add_column(column, justify="left" if column in ("masters", "system") else "right")
+    console.print(f"held-out loss before: {held_out_loss(base):.4f}")
+    for dtype in masters:
+        with tempfile.TemporaryDirectory() as ours_folder, tempfile.TemporaryDirectory() as trl_folder:
+            ours, trl = run_vlmforge(base, dtype, Path(ours_folder)), run_trl(base, dtype, Path(trl_folder))
+        for system, result in (("vlmforge", ours), ("TRL", trl)):
+            speeds = f"{result.images_per_second:.2f}", f"{result.tokens_per_second:.0f}"
+            table.add_row(dtype, system, *speeds, f"{result.peak_gib:.2f}", f"{result.loss:.4f}")
+        console.print(
+            f"{dtype} masters: {ours.images_per_second / trl.images_per_second:.2f} times TRL's images/s, "
+            f"{ours.peak_gib / trl.peak_gib:.2f} of its memory; {ours}, {trl}",
+            soft_wrap=True,
+        )
+    console.print(table)
+
+
+def search(base: Path, console: Console) -> None:
+    """Print TRL's speed with other micro-batches, over bfloat16 masters."""
+    for rows, accumulation in SEARCH:
+        with tempfile.TemporaryDirectory() as folder:
+            result = run_trl(base, "bfloat16", Path(folder), rows, num_steps=3)
+        console.print(
+            f"TRL, {rows} rows x {accumulation}: {result.images_per_second:.2f} images/s, {result.peak_gib:.2f} GiB"
+        )
+
+
+def main() -> None:
+    """Compare, or search TRL's best setting."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--masters", nargs="+", choices=tuple(MASTERS), default=list(MASTERS))
+    parser.add_argument("--search", action="store_true", help="try settings of TRL instead")
+    given = parser.parse_args()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    console = Console()
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        console.print(f"{make_base(base) / 1e6:.0f}M parameters")
+        if given.search:
+            search(base, console)
+        else:
+            compare(base, given.masters, console)
+
+
+if __name__ == "__main__":
+    main()
