@@ -38,6 +38,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "webdataset": ("data/sources",),
     "PIL": ("data/media.py",),
     "av": ("data/film.py",),
+    "sklearn": ("data/digits.py",),
     "torch.distributed": ("parallel", "checkpoint"),
 }
 

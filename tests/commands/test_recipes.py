@@ -15,8 +15,10 @@ def test_recipes_are_listed_with_their_first_comment(capsys: pytest.CaptureFixtu
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["recipe", "model", "stage", "mesh", "what", "it", "does"]
     quickstart = next(line for line in lines if line.startswith("quickstart "))
-    assert "llama (random)" in quickstart
-    assert quickstart.endswith("A small model learns from nothing to rewrite dates, in two minutes on a CPU")
+    assert "stitched (random)" in quickstart
+    assert quickstart.endswith(
+        "A small model that sees learns from nothing to read handwritten numbers, in two minutes on a CPU"
+    )
 
 
 def test_a_users_recipes_are_listed_and_a_broken_one_hides_none(

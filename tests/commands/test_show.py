@@ -36,8 +36,8 @@ def test_every_value_says_where_it_came_from(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("mine.yaml").write_text("defaults:\n  - /model: quickstart\n  - _self_\nrun:\n  seed: 3\n")
-    words = ("parallelism=single", "data=quickstart", "stage=sft", "stage.max_steps=2", "scale=tiny")
+    Path("mine.yaml").write_text("defaults:\n  - /model: tiny_llama\n  - _self_\nrun:\n  seed: 3\n")
+    words = ("parallelism=single", "data=dates", "stage=sft", "stage.max_steps=2", "scale=tiny")
     lines = show(capsys, "recipe=mine.yaml", *words).splitlines()
     found = {line.split(":")[0].strip(): line.partition("  # ")[2] for line in lines if "  # " in line}
     assert found["max_steps"] == "command line: stage.max_steps=2"
@@ -57,7 +57,7 @@ def test_any_file_name_is_a_recipe(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    body = "defaults: [/model: quickstart, /data: quickstart, /stage: sft, _self_]\nstage: {max_steps: 1}\n"
+    body = "defaults: [/model: tiny_llama, /data: dates, /stage: sft, _self_]\nstage: {max_steps: 1}\n"
     Path(name).write_text(body)
     assert f"max_steps: 1  # {name}:2" in show(capsys, f"recipe={name}")
 
@@ -69,5 +69,5 @@ def test_group_files_beside_a_recipe_win(
     (folder / "stage").mkdir(parents=True)
     monkeypatch.chdir(folder)
     Path("stage/sft.yaml").write_text("kind: sft\nmax_steps: 77\n")
-    Path("mine.yaml").write_text("defaults: [/model: quickstart, /data: quickstart, /stage: sft, _self_]\n")
+    Path("mine.yaml").write_text("defaults: [/model: tiny_llama, /data: dates, /stage: sft, _self_]\n")
     assert "max_steps: 77  # stage/sft.yaml:2" in show(capsys, "recipe=mine.yaml")

@@ -14,9 +14,9 @@ from vlmforge.cli import main
 
 RECIPE = """# A recipe with every part
 defaults:
-  - /model: quickstart
+  - /model: tiny_llama
   - /parallelism: single
-  - /data: quickstart
+  - /data: dates
   - /stage: sft
   - _self_
 
@@ -297,7 +297,7 @@ def test_a_bad_line_of_a_recipe_is_named_by_its_number(
 def test_all_mistakes_of_files_and_command_line_are_listed_at_once(
     recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe.write_text(RECIPE.replace("/model: quickstart", "/model: quikstart") + "hydra: {}\n")
+    recipe.write_text(RECIPE.replace("/model: tiny_llama", "/model: quikstart") + "hydra: {}\n")
     words = ["stage.sq_len=3", "a=1,2", "parallelism.pp=2", "data=nothing", "run.seed=x"]
     code, report = run(capsys, "validate", f"recipe={recipe.name}", *words)
     assert code == 2

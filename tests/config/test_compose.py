@@ -176,7 +176,7 @@ def test_tiny_takes_the_structure_of_a_folder() -> None:
 
 
 def test_tiny_keeps_held_out_rows_of_built_in_samples_apart() -> None:
-    _, read = decoded("scale=tiny", "data=quickstart")
+    _, read = decoded("scale=tiny", "data=dates")
     assert read.config.data.train[0].rows == (0, 64)
     assert read.config.data.validation[0].rows == (4000, 4064)
 

@@ -11,7 +11,7 @@ from vlmforge.cli import main
 
 BLEND = """\
 # Three sources: one by itself, and two in a blend of their own that ends
-defaults: [/model: quickstart, /parallelism: single, _self_]
+defaults: [/model: tiny_llama, /parallelism: single, _self_]
 data:
   weight_unit: tokens
   train:

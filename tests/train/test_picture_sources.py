@@ -169,5 +169,5 @@ def test_what_the_model_cannot_see_is_refused_before_the_run(inside: Path, capsy
     (inside / "bad.jsonl").write_text((inside / "films.jsonl").read_text().replace("film.mp4", "films.jsonl"))
     assert main(["validate", *TINY, f"data.train=[{TALK.replace('films', 'bad')}]"]) == 3
     assert "the file is no picture that can be read" in capsys.readouterr().err
-    assert main(["validate", "recipe=quickstart", f"data.train=[{TALK}]"]) == 3
+    assert main(["validate", "recipe=dates", f"data.train=[{TALK}]"]) == 3
     assert "the sample has images, and the model takes text only" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Samples that come with the package, each a pure function of its index: no file, no download, no state.
 
-Those that are called like a format, and `image_messages`, stand in for a recipe's own data at `scale=tiny`; `dates` is
-a task small enough for a model of a few layers to learn from nothing.
+Those that are called like a format, and `image_messages`, stand in for a recipe's own data at `scale=tiny`; `dates` and
+`digits` are tasks small enough for a model of a few layers to learn from nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vlmforge.data import builtin_images
+from vlmforge.data import builtin_images, digits
 from vlmforge.data.draw import draw_square
 
 PREFIX = "builtin:"
@@ -133,6 +133,7 @@ BUILTINS: Mapping[str, Builtin] = {
     "similarity_interleaved": Builtin("similarity_interleaved", 64, builtin_images.similarity_interleaved),
     "energon": Builtin("energon", 64, builtin_images.captioning),
     "dates": Builtin("prompt_response", _NUM_DATES, _dates),
+    "digits": Builtin("messages", digits.NUM_ROWS, digits.digits),
 }
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from vlmforge.checkpoint.store import prune
 from vlmforge.data.held_out import ValidationLoader, validation_samples
 from vlmforge.data.ledger import Ledger
+from vlmforge.data.media import Media
+from vlmforge.data.sample import content_media
 from vlmforge.errors import DataError, Problem
 from vlmforge.generate.load import stop_ids
 from vlmforge.models.adapters import adapter_updates
@@ -177,12 +179,24 @@ def _say_goodbye(session: Session, records: Records, after: dict[str, Any]) -> N
         say(line)
     if ledger.has_left_out:
         say(f"each sample that was left out, and why: {session.run.path / 'bad_samples.jsonl'}")
-    prompt = "..."
+    prompt, image = "...", ""
     for name in session.config.evaluate.tasks:
         if answers := after.get(name, {}).get("answers"):
             prompt = answers[0]["prompt"]
             say(f"example: {prompt!r} -> {answers[0]['answer']!r} (reference {answers[0]['reference']!r})")
+            image = _keep_example(session)
             break
     if session.config.checkpointing.export != "never":
         quoted = shlex.quote(f"prompt={prompt}") if len(prompt) < MAX_SHOWN_PROMPT else 'prompt="..."'
-        say(f"next: vlmforge generate checkpoint={session.run.path} {quoted}")
+        say(f"next: vlmforge generate checkpoint={session.run.path} {image}{quoted}")
+
+
+def _keep_example(session: Session) -> str:
+    """Save the picture that the first held-out sample asks about; `generate`'s word for it, or nothing without one."""
+    turns, _ = validation_samples(session.config, 1)[0].as_task()
+    media = [medium for turn in turns for medium in content_media(turn["content"])]
+    if len(media) != 1 or not isinstance(media[0], Media):
+        return ""
+    path = session.run.path / "example.png"
+    media[0].decode().save(path)
+    return f"{shlex.quote(f'image={path}')} "
