@@ -121,7 +121,7 @@ VERBS: Mapping[str, Verb] = {
             "output": "the JSONL file of answers",
         },
         (
-            "generate checkpoint=runs/quickstart image=runs/quickstart/example.png 'prompt=Which number is this?'",
+            "generate checkpoint=runs/quickstart image=runs/quickstart/example.png 'prompt=Which number?'",
             "generate checkpoint=runs/dates 'prompt=Write 3 May 2021 as an ISO date.'",
             "generate checkpoint=runs/dates input=prompts.jsonl output=answers.jsonl",
             "generate recipe=quickstart scale=tiny prompt=hello stage.generation.max_new_tokens=8",

@@ -11,7 +11,7 @@ from vlmforge.errors import ConfigError
 
 def check(*words: str, runs_here: bool = True) -> str:
     """What is wrong, or nothing."""
-    request = Request("train", {"recipe": ["quickstart"], "check_data": ["false"]}, words)
+    request = Request("train", {"recipe": ["dates"], "check_data": ["false"]}, words)
     try:
         load_config(request, environ={}, runs_here=runs_here)
     except ConfigError as error:

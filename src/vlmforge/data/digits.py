@@ -45,7 +45,7 @@ def digits(index: int) -> dict[str, Any]:
     rgb = grey[:, :, None].repeat(3, axis=2)
     question = [
         {"type": "image", "image": encode_png(rgb.shape[1], [row.tobytes() for row in rgb])},
-        {"type": "text", "text": "Which number is this?"},
+        {"type": "text", "text": "Which number?"},
     ]
     answer = {"role": "assistant", "content": f"{shown[left]}{shown[right]}"}
     return {"messages": [{"role": "user", "content": question}, answer]}
