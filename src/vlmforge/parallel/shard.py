@@ -61,7 +61,8 @@ def apply_fsdp(
     for module in root.modules():
         # One rank sums nothing, and there a factor of 1 would be a division of every gradient by 1.
         if isinstance(module, FSDPModule) and dist.get_world_size() == 1:
-            module.set_custom_reduce_scatter(_NothingToSum())
+            # torch has no public name for the class that it expects, and asks for no more than its methods.
+            module.set_custom_reduce_scatter(_NothingToSum())  # pyright: ignore[reportArgumentType]
         if isinstance(module, FSDPModule) and used.size() > 1:
             # gloo cannot scale while it reduces, so the sum is asked for by name.
             module.set_force_sum_reduction_for_comms(True)
@@ -74,7 +75,7 @@ class _NothingToSum:
     def __init__(self) -> None:
         self._waiting: Tensor | None = None
 
-    def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
         """A buffer to fill, and at the next call the same one as the result."""
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
