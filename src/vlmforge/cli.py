@@ -131,7 +131,7 @@ VERBS: Mapping[str, Verb] = {
         "vlmforge.commands.convert",
         "join a vision tower and a language model, or go from and to the files of published models",
         {
-            "tower": "folder or hub id of a vision tower",
+            "tower": "folder or hub id of a vision tower, or random for one with new weights",
             "language_model": "folder or hub id of a language model",
             "recipe": "whose model the parts are joined to; or choose one with model=",
             "checkpoint": "a published model's folder or hub id, or with layout the export/ of a stitched model",

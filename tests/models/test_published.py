@@ -281,6 +281,11 @@ def test_a_model_is_joined_from_a_tower_and_a_language_model(
     assert torch.equal(model.model.language_model.embed_tokens.weight[:264], llama.model.embed_tokens.weight)
     assert torch.equal(model.lm_head.weight[:264], llama.model.embed_tokens.weight)
     assert model.lm_head.weight[264:].std().item() == pytest.approx(0.02, rel=0.1)
+    words = ["convert", *overrides("internvit", "llama"), "tower=random", "language_model=llama", "output=drawn"]
+    assert main(words) == 0, capsys.readouterr().err
+    assert "are new, drawn from run.seed=0: model.vision_tower." in capsys.readouterr().out
+    tower = AutoModelForImageTextToText.from_pretrained(tmp_path / "drawn").model.vision_tower
+    assert torch.all(tower.encoder.layers[0].ls1 == tower.config.layer_scale_init_value), "its own rule of drawing"
     pixels = torch.randn(1, 3, 32, 32)
     # Up to the last block, before the norm behind the pooled token.
     theirs = clip.vision_model(pixels).last_hidden_state

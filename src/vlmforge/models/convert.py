@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from vlmforge.models.stitched_files import (
     text_table,
     tower_candidates,
 )
+from vlmforge.models.stitched_model import TOWER_CLASSES
 from vlmforge.models.tokenizer import build_tokenizer, load_tokenizer
 
 # In the place of a tower's folder.
@@ -55,7 +57,7 @@ def join_parts(model: ModelConfig, tower: str, language_model: str, output: Path
 
     Args:
         model: its shape, and how it sees; the tokenizer is the language model's unless it names another.
-        tower: folder or hub id, or `RANDOM` for one that is drawn like the projector.
+        tower: folder or hub id, or `RANDOM` for one that is drawn.
         language_model: folder or hub id.
         output: folder of the result.
         seed: of what is drawn, and of rows that a table gains.
@@ -68,16 +70,19 @@ def join_parts(model: ModelConfig, tower: str, language_model: str, output: Path
     model = _without_weights(model, text_folder)
     built = build_on_meta(Config(model=model))
     names = [name for name, _ in built.named_parameters()]
-    text_files, tower_files = list_tensors(text_folder), set[str]()
+    text_files, shape = list_tensors(text_folder), built.config.vision_config
     sources = _text_sources(names, text_files, text_folder)
     # Of the language model's own; a norm is small.
     dtype = _dtype_of(sources[0], f"{TEXT_PATH}.norm.weight")
-    if tower != RANDOM:
-        tower_folder = fetch_folder(tower, key="tower")
-        tower_files = list_tensors(tower_folder)
-        candidates = tower_candidates(built.config.vision_config.model_type, names)
-        sources.append(Source(tower_folder, _find(candidates, tower_files, tower_folder)))
-    drawn = stitch(built, sources, output, seed, dtype)
+    with TemporaryDirectory() as place:
+        is_drawn = tower == RANDOM
+        folder = _draw_tower(shape, seed, dtype, Path(place)) if is_drawn else fetch_folder(tower, key="tower")
+        tower_files = list_tensors(folder)
+        seen = _find(tower_candidates(shape.model_type, names), tower_files, folder)
+        sources.append(Source(folder, seen))
+        drawn = stitch(built, sources, output, seed, dtype)
+    if is_drawn:
+        drawn = [own for owns in seen.values() for own in owns] + drawn
     used = {name for source in sources for name in source.table}
     _write_rest(built, model, output, dtype)
     count = sum(parameter.numel() for parameter in built.parameters())
@@ -167,6 +172,15 @@ def published_config(layout_name: str, shape: Any, seen: Any) -> dict[str, Any]:
         "vit_hidden_size": tower.hidden_size,
         "projector_hidden_size": shape.projector_hidden_size,
     }
+
+
+def _draw_tower(shape: Any, seed: int, dtype: torch.dtype, folder: Path) -> Path:
+    """A folder of a tower with weights of its class's own drawing."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tower: Any = TOWER_CLASSES[shape.model_type]._from_config(shape)
+    tower.to(dtype).save_pretrained(folder)
+    return folder
 
 
 def _without_weights(model: ModelConfig, folder: Path) -> ModelConfig:
