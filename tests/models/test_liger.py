@@ -35,7 +35,7 @@ def test_training_is_refused_where_the_kernels_cannot_run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(machine, "find_spec", lambda name: None)
     monkeypatch.setattr("vlmforge.commands.configuring.count_gpus", lambda config, environ: int(has_gpu))
-    words = ["recipe=quickstart", "model.kernels=liger"]
+    words = ["recipe=dates", "model.kernels=liger"]
     assert main(["validate", *words]) == 0, "another machine may train it"
     assert main(["train", *words]) == 2
     report = capsys.readouterr().err
