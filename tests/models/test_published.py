@@ -218,6 +218,7 @@ stage: {seq_len: 256, global_batch_size: 2, max_steps: 1, optimizer: {lr: 1.0e-3
 
 
 # InternViT has a dummy head beside three.
+DRAWN = ("internvit", "llama")
 PARTS = {"nvlm_d": ("internvit", "qwen2"), "nemotron_nano_vl": ("radio", "llama")}
 
 
@@ -281,11 +282,15 @@ def test_a_model_is_joined_from_a_tower_and_a_language_model(
     assert torch.equal(model.model.language_model.embed_tokens.weight[:264], llama.model.embed_tokens.weight)
     assert torch.equal(model.lm_head.weight[:264], llama.model.embed_tokens.weight)
     assert model.lm_head.weight[264:].std().item() == pytest.approx(0.02, rel=0.1)
-    words = ["convert", *overrides("internvit", "llama"), "tower=random", "language_model=llama", "output=drawn"]
-    assert main(words) == 0, capsys.readouterr().err
+    tied = [word.replace("tie_word_embeddings=false", "tie_word_embeddings=true") for word in overrides(*DRAWN)]
+    assert main(["convert", *tied, "tower=random", "language_model=llama", "output=drawn"]) == 0
     assert "are new, drawn from run.seed=0: model.vision_tower." in capsys.readouterr().out
     tower = AutoModelForImageTextToText.from_pretrained(tmp_path / "drawn").model.vision_tower
     assert torch.all(tower.encoder.layers[0].ls1 == tower.config.layer_scale_init_value), "its own rule of drawing"
+    assert main(["convert", "checkpoint=drawn", "layout=nvlm_d", "output=untied"]) == 0
+    untied = {name: t for path in (tmp_path / "untied").glob("*.safetensors") for name, t in load_file(path).items()}
+    rows = untied["language_model.model.embed_tokens.weight"]
+    assert torch.equal(untied["language_model.lm_head.weight"], rows), "published models tie nothing"
     pixels = torch.randn(1, 3, 32, 32)
     # Up to the last block, before the norm behind the pooled token.
     theirs = clip.vision_model(pixels).last_hidden_state

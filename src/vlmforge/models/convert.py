@@ -22,6 +22,7 @@ from vlmforge.models.stitch import Source, TensorFiles, list_tensors, publish, s
 from vlmforge.models.stitched import STITCHED, TEXT_PATH
 from vlmforge.models.stitched_files import (
     LAYOUTS,
+    PUBLISHED_TEXT,
     TEXT_PREFIXES,
     Layout,
     Table,
@@ -123,14 +124,18 @@ def write_published(checkpoint: Path, layout_name: str, output: Path) -> Convert
         what = f"layout = {layout_name} is not a layout; there is {known}"
         raise ConfigError(Problem(what, "command line", f"layout={next(iter(LAYOUTS))}"))
     layout = LAYOUTS[layout_name]
-    shape = AutoConfig.from_pretrained(checkpoint)
+    shape = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     tower = getattr(getattr(shape, "vision_config", None), "model_type", None)
     if shape.model_type != STITCHED.model_type or tower != layout.tower:
         what = f"layout = {layout_name} is for stitched models with the tower {layout.tower}, and this has {tower}"
         raise ConfigError(Problem(what, str(checkpoint), "give the export/ of such a model, or another layout"))
     model = ModelConfig(pretrained=str(checkpoint), tokenizer=str(checkpoint))
     names = [name for name, _ in build_on_meta(Config(model=model)).named_parameters()]
-    publish(checkpoint, names, layout_name, published_table(layout, names), output)
+    table = published_table(layout, names)
+    if shape.tie_word_embeddings:
+        # Published models tie nothing: their head is a copy.
+        table = {**table, f"{PUBLISHED_TEXT}lm_head.weight": (f"{TEXT_PATH}.embed_tokens.weight",)}
+    publish(checkpoint, names, layout_name, table, output)
     config = published_config(layout_name, shape, json.loads((checkpoint / "preprocessor_config.json").read_text()))
     (output / "config.json").write_text(json.dumps(config, indent=2))
     load_tokenizer(checkpoint).save_pretrained(output)

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
@@ -95,8 +95,11 @@ class EmbedCache:
         for path in paths:
             try:
                 kept.append(load_file(path)["features"])
-            except (OSError, SafetensorError, KeyError):
-                # Gone meanwhile, or broken by the disk: it is made anew.
+            except OSError:
+                # Gone meanwhile, or out of reach for now.
+                return None
+            except (SafetensorError, KeyError):
+                # Broken by the disk: it is made anew.
                 path.unlink(missing_ok=True)
                 return None
         return kept
@@ -110,7 +113,8 @@ class EmbedCache:
             self._say_full()
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(f".{os.getpid()}")
+        # Not the process's number, which is another process's too where machines share the folder.
+        beside = path.with_suffix(f".{uuid4().hex}")
         save_file({"features": feature.contiguous().clone()}, beside)
         beside.replace(path)
         self._room -= num_bytes

@@ -121,7 +121,7 @@ def build_image_processor(model: ModelConfig, shape: PretrainedConfig) -> Any:
     if folder is None:
         processor = _default_processor(family.vision, shape)
     else:
-        processor = AutoImageProcessor.from_pretrained(folder)
+        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     return _with_budget(processor, family, budget)
 
 

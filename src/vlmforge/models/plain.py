@@ -48,7 +48,7 @@ def make_adapter(config: Config, base: Path, folder: Path, seed: int = 1) -> Non
     Both matrices are random: with peft's B of zeros the gradient of A would be zero, and prove nothing.
     """
     assert config.stage.adapter is not None
-    model: PreTrainedModel = auto_class(AutoConfig.from_pretrained(base)).from_pretrained(base)
+    model: PreTrainedModel = auto_class(AutoConfig.from_pretrained(base, trust_remote_code=False)).from_pretrained(base)
     family = find_family(model.config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -69,7 +69,7 @@ def load_plain(config: Config) -> nn.Module:
     assert config.model.pretrained is not None
     folder = config.model.pretrained
     transformers_logging.disable_progress_bar()
-    shape = AutoConfig.from_pretrained(folder)
+    shape = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     model: Any = auto_class(shape).from_pretrained(folder, attn_implementation=plain_attention(shape))
     adapter, groups = config.stage.adapter, config.stage.trainable
     family = find_family(model.config)

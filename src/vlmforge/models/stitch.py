@@ -22,7 +22,7 @@ from vlmforge.errors import CheckpointError, Problem
 from vlmforge.models.export import MAX_FILE_BYTES
 from vlmforge.models.stitched_files import LAYOUTS, Layout, Table
 
-# Of new rows of a table and of the projector's matrices, as Megatron draws them.
+# Of new rows of a table and of the projector's matrices; Megatron's scripts for Nemotron say so, those for NVLM 0.014.
 INIT_STD = 0.02
 
 

@@ -35,6 +35,8 @@ _PROJECTOR_NAMES = {"norm": "0", "linear_1": "1", "linear_2": "3"}
 
 # What may stand before a tower's names in files of its own.
 TOWER_PREFIXES = ("", "vision_model.", "model.", "radio_model.model.", "model.vision_tower.")
+# Before the names of a language model's tensors in published files.
+PUBLISHED_TEXT = "language_model."
 TEXT_PREFIXES = ("model.", "language_model.model.", "")
 
 
@@ -141,7 +143,7 @@ def published_table(layout: Layout, names: Sequence[str]) -> Table:
     return {
         **tower_table(layout.tower, names, layout.tower_prefix),
         **projector_table(names),
-        **text_table(names, "language_model.model."),
+        **text_table(names, f"{PUBLISHED_TEXT}model."),
     }
 
 
