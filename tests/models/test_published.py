@@ -258,6 +258,12 @@ def test_a_published_folder_comes_back_bit_by_bit_through_training(
         assert torch.equal(tensor, after[name]), name
 
 
+def test_a_misspelt_field_is_refused_before_a_folder_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*overrides("clip", "llama"), "model.config.projector_nrom=rms_norm", "tower=clip", "language_model=llama"]
+    assert main(["convert", *words, "output=joined"]) == 2
+    assert "model.config.projector_nrom = rms_norm: stitched has no such field" in capsys.readouterr().err
+
+
 def test_a_model_is_joined_from_a_tower_and_a_language_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

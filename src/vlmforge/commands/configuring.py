@@ -6,7 +6,7 @@ Nothing here imports torch, transformers or datasets, so that a mistake is answe
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from vlmforge.config.facts import Facts
 from vlmforge.config.origins import Origins
 from vlmforge.config.recipes import installed_folder
 from vlmforge.config.rules import machine
-from vlmforge.config.rules.finding import Subject
+from vlmforge.config.rules.finding import Rule, Subject
 from vlmforge.config.rules.stage import check_sampling
 from vlmforge.config.schema import Config
 from vlmforge.data.formats import FORMATS
@@ -101,12 +101,13 @@ def load_config(
     )
 
 
-def load_settings(request: Request, recipe: str | None = None) -> Config:
-    """Compose and decode a recipe whose model is elsewhere: keys, types, ranges and sampling are checked, nothing else.
+def load_settings(request: Request, recipe: str | None = None, rules: Sequence[Rule] = (check_sampling,)) -> Config:
+    """Compose and decode a recipe whose model is elsewhere: keys, types, ranges and some rules are checked.
 
     Args:
         request: its overrides are read.
         recipe: name or path; null: the shipped settings for a checkpoint that has no recipe of its own.
+        rules: which, sampling by default.
 
     Raises:
         ConfigError: an override or the file is wrong.
@@ -118,7 +119,7 @@ def load_settings(request: Request, recipe: str | None = None) -> Config:
     problems = [
         *composed.problems,
         *decoded.problems,
-        *check(decoded.config, composed.origins, facts, decoded.bad, rules=(check_sampling,)),
+        *check(decoded.config, composed.origins, facts, decoded.bad, rules=rules),
     ]
     if problems:
         raise ConfigError(problems)

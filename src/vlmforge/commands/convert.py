@@ -7,9 +7,12 @@ from pathlib import Path
 
 from vlmforge.commands.configuring import load_settings
 from vlmforge.commands.request import Request
+from vlmforge.config.rules.fields import check_fields
+from vlmforge.config.rules.model import check_family, check_image
 from vlmforge.errors import EXIT_OK, ConfigError, Problem
 
 PARTS = ("tower", "language_model")
+MODEL_RULES = (check_family, check_fields, check_image)
 SHOWN_NAMES = 8
 
 
@@ -22,10 +25,11 @@ def run(request: Request) -> int:
     """
     _check_arguments(request)
     output = Path(request.required("output", "stitched/mistral_clip"))
-    config = load_settings(request, request.one("recipe"))
+    layout = request.one("layout")
+    # A folder to be written in another layout brings its model with it.
+    config = load_settings(request, request.one("recipe"), rules=() if layout is not None else MODEL_RULES)
     from vlmforge.models.convert import join_parts, read_published, write_published
 
-    layout = request.one("layout")
     if layout is not None:
         done = write_published(Path(request.required("checkpoint", "runs/nvlm/export")), layout, output)
     elif request.all("checkpoint"):

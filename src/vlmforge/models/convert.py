@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from vlmforge.config.schema import Config, ModelConfig
 from vlmforge.errors import CheckpointError, ConfigError, Problem, one_of
@@ -33,6 +33,9 @@ from vlmforge.models.stitched_files import (
 )
 from vlmforge.models.stitched_model import TOWER_CLASSES
 from vlmforge.models.tokenizer import build_tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from vlmforge.data.images import ImageRule
 
 # In the place of a tower's folder.
 RANDOM = "random"
@@ -69,7 +72,7 @@ def join_parts(model: ModelConfig, tower: str, language_model: str, output: Path
     """
     text_folder = fetch_folder(language_model, key="language_model")
     model = _without_weights(model, text_folder)
-    built = build_on_meta(Config(model=model))
+    built, seeing = build_on_meta(Config(model=model)), _prepare(model)
     names = [name for name, _ in built.named_parameters()]
     text_files, shape = list_tensors(text_folder), built.config.vision_config
     sources = _text_sources(names, text_files, text_folder)
@@ -85,7 +88,7 @@ def join_parts(model: ModelConfig, tower: str, language_model: str, output: Path
     if is_drawn:
         drawn = [own for owns in seen.values() for own in owns] + drawn
     used = {name for source in sources for name in source.table}
-    _write_rest(built, model, output, dtype)
+    _write_rest(built, *seeing, output, dtype)
     count = sum(parameter.numel() for parameter in built.parameters())
     return Converted(count, drawn, sorted((tower_files | text_files) - used))
 
@@ -99,7 +102,7 @@ def read_published(model: ModelConfig, checkpoint: str, output: Path) -> Convert
     """
     folder = fetch_folder(checkpoint, key="checkpoint")
     model = _without_weights(model, folder)
-    built = build_on_meta(Config(model=model))
+    built, seeing = build_on_meta(Config(model=model)), _prepare(model)
     names = [name for name, _ in built.named_parameters()]
     available = list_tensors(folder)
     layout = _layout_of_tower(built.config.vision_config.model_type)
@@ -107,7 +110,7 @@ def read_published(model: ModelConfig, checkpoint: str, output: Path) -> Convert
     source = Source(folder, table)
     dtype = _dtype_of(source, f"{TEXT_PATH}.norm.weight")
     stitch(built, [source], output, 0, dtype)
-    _write_rest(built, model, output, dtype)
+    _write_rest(built, *seeing, output, dtype)
     count = sum(parameter.numel() for parameter in built.parameters())
     return Converted(count, (), sorted(available - table.keys() - layout.buffers.keys()))
 
@@ -237,10 +240,24 @@ def _layout_of_tower(tower: str) -> Layout:
     raise ConfigError(Problem(what, "model.config.vision_config", "give tower= and language_model= in its place"))
 
 
-def _write_rest(built: PreTrainedModel, model: ModelConfig, output: Path, dtype: torch.dtype) -> None:
-    """config.json, tokenizer and image processor."""
+def _prepare(model: ModelConfig) -> tuple[PreTrainedTokenizerBase, ImageRule | None]:
+    """The tokenizer and how pictures become tokens, made first: what is wrong with them is told before a file is read.
+
+    Raises:
+        ConfigError: they do not fit the model.
+    """
     tokenizer = build_tokenizer(model)
-    rule = build_image_rule(model, tokenizer)
+    return tokenizer, build_image_rule(model, tokenizer)
+
+
+def _write_rest(
+    built: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rule: ImageRule | None,
+    output: Path,
+    dtype: torch.dtype,
+) -> None:
+    """config.json, tokenizer and image processor."""
     built.config.architectures = [type(built).__name__]
     built.config.dtype = dtype
     built.config.save_pretrained(output)
