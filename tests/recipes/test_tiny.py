@@ -21,6 +21,9 @@ from vlmforge.config.recipes import installed_folder, list_recipes
 from vlmforge.data.draw import draw_square
 from vlmforge.models import FAMILIES
 
+# All recipes train in the fixture, which takes minutes on a busy machine.
+pytestmark = pytest.mark.timeout(1000)
+
 SHIPPED = [found for found in list_recipes() if not found.path.stem.startswith("generate")]
 # Those that train nothing.
 ANSWERING = [found.name for found in list_recipes() if found.path.stem.startswith("generate")]
@@ -73,7 +76,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
         write_own(folder)
     groups = [start_ranks("tests.recipes.worker", size, folder, *NAMES) for size, folder in folders.items()]
     for group in groups:
-        wait_for_ranks(group)
+        wait_for_ranks(group, timeout_seconds=900)
     return folders
 
 

@@ -42,7 +42,7 @@ def start_groups(module: str, world_sizes: Sequence[int], folder: Path, *words: 
     ]
 
 
-def wait_for_ranks(ranks: Sequence[subprocess.Popen[str]], timeout_seconds: float = 300) -> None:
+def wait_for_ranks(ranks: Sequence[subprocess.Popen[str]], timeout_seconds: float = 540) -> None:
     """Wait for all; the output of a rank that failed becomes the test's message."""
     try:
         for rank in ranks:
