@@ -23,7 +23,7 @@ from vlmforge.parallel.mesh import open_world
 from vlmforge.train.plain_loop import global_batches
 
 # Six to seven minutes on two cores that have nothing else to do.
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PUBLISHED = json.loads(RESULTS.read_text())
 

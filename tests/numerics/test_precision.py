@@ -16,7 +16,7 @@ from vlmforge.train.plain_loop import record_plain
 from vlmforge.train.recording import record_mesh
 
 # Two to four minutes, most of them tracing layers.
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 # Of one kind of layer, with and without gradients, in one piece or in as many as there are calls to other ranks.
 MOST_GRAPHS = {"dp_shard2": 4, "tp2": 30}

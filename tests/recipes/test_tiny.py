@@ -22,7 +22,7 @@ from vlmforge.data.draw import draw_square
 from vlmforge.models import FAMILIES
 
 # All recipes train in the fixture, which takes minutes on a busy machine.
-pytestmark = pytest.mark.timeout(1000)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1000)]
 
 SHIPPED = [found for found in list_recipes() if not found.path.stem.startswith("generate")]
 # Those that train nothing.

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from tests.support.blends import check_same_batches
 
 from vlmforge.cli import main
+
+pytestmark = pytest.mark.slow
 
 BLEND = """\
 # Three sources: one by itself, and two in a blend of their own that ends

@@ -12,6 +12,8 @@ from tests.support.runs import RECIPE
 
 from vlmforge.cli import main
 
+pytestmark = pytest.mark.slow
+
 GOOD = [{"prompt": f"What is {k}?", "response": str(k)} for k in range(8)]
 LONG = {"prompt": "What?", "response": "a " * 200}
 

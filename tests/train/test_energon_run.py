@@ -15,6 +15,8 @@ from tests.train.test_images import RECIPE
 from vlmforge.cli import main
 from vlmforge.data.builtin_images import draw_picture
 
+pytestmark = pytest.mark.slow
+
 CLASSES = {
     "captions": ("CaptioningSample", {"image": "png", "caption": "json[text]"}),
     "questions": ("VQASample", {"image": "png", "context": "json[question]", "answers": "json[answers]"}),

@@ -18,6 +18,8 @@ from tests.support.seeing import SEEING_MODEL
 
 from vlmforge.data.draw import draw_square
 
+pytestmark = pytest.mark.slow
+
 RECIPE = f"""\
 # A short run over pictures in files
 {SEEING_MODEL}parallelism: {{dp_shard: 1, param_dtype: float32}}

@@ -15,6 +15,8 @@ from tests.support.runs import LORA, column, metrics, sample_ids, start
 
 from vlmforge.cli import main
 
+pytestmark = pytest.mark.slow
+
 TWO = ("parallelism.dp_shard=2",)
 
 
