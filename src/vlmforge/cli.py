@@ -94,8 +94,8 @@ VERBS: Mapping[str, Verb] = {
         (
             "train recipe=quickstart",
             "train recipe=smollm2/gsm8k_sft scale=tiny",
-            "train recipe=smollm2/gsm8k_lora launch=slurm launch.num_nodes=2 launch.processes_per_node=8",
-            "train recipe=smollm2/gsm8k_lora parallelism.dp_shard=2 run.name=first",
+            "train recipe=llama3p1_8b/pretrain_text launch=slurm launch.num_nodes=2 launch.processes_per_node=8",
+            "train recipe=quickstart parallelism.dp_shard=2 run.name=two",
         ),
     ),
     "parity": Verb(
@@ -104,7 +104,7 @@ VERBS: Mapping[str, Verb] = {
         {"recipe": RECIPE, "output": "keep the reduced model and what was recorded in this folder"},
         (
             "parity recipe=quickstart parallelism.dp_shard=2",
-            "parity recipe=smollm2/gsm8k_lora parallelism.dp_shard=2 output=parity",
+            "parity recipe=quickstart parallelism.dp_shard=2 output=parity",
             "parity recipe=qwen2p5_0p5b/gsm8k_sp2 parallelism.cp=2",
         ),
     ),
@@ -152,7 +152,8 @@ OPTIONS = """options
   --version   print the version
   --debug     show a traceback for every error"""
 
-EXIT_CODES = "exit codes: 0 done, 2 recipe or command, 3 data, 4 checkpoint, 130 interrupted, 1 a bug in vlmforge"
+EXIT_CODES = """exit codes: 0 done, 2 recipe or command, 3 data, 4 checkpoint, 130 interrupted, 1 a bug in vlmforge;
+  of parity, 1 a difference beyond its bound"""
 
 OVERRIDES = """overrides
   section.key=value   set any key, for example stage.optimizer.lr=1e-4 (docs/config-keys.md lists all)

@@ -75,6 +75,8 @@ def _keep_fields(tiny: dict[str, Any], shape: Shape, axes: Axes, family: FamilyF
     if "head_dim" in family.text_fields:
         # A family whose rotary positions have parts says it beside them.
         text.setdefault("head_dim", HEAD_DIM)
+        # transformers asks some families for whole heads in the width, whatever the heads' own is.
+        text["hidden_size"] = math.ceil(text["hidden_size"] / heads) * heads
     else:
         text["hidden_size"] = heads * HEAD_DIM
     sizes = {name: text[name] for name in (*CUT, *EXPERTS) if is_whole_number(text.get(name))}

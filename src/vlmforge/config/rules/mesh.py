@@ -61,8 +61,16 @@ def check_mesh(subject: Subject) -> Iterator[Finding]:
     yield Finding(
         ("parallelism.dp_shard" if shard != -1 else "parallelism.dp_replicate", "launch.processes_per_node"),
         f"parallelism.dp_shard = {shard}: {product} {rule} the number of ranks = {ranks}{_said_by(subject)}",
-        f"parallelism.dp_shard={works}" if works else f"parallelism.dp_replicate=1, or {rest * abs(shard)} ranks",
+        f"parallelism.dp_shard={works}" if works else f"{_all_sharded(subject)}, or {rest * abs(shard)} ranks",
     )
+
+
+def _all_sharded(subject: Subject) -> str:
+    """Words that leave any number of ranks to dp_shard."""
+    parallelism = subject.config.parallelism
+    others = {"dp_replicate": parallelism.dp_replicate, "cp": parallelism.cp, "tp": parallelism.tp}
+    words = [f"parallelism.{name}=1" for name, size in others.items() if size != 1]
+    return " ".join([*words, "parallelism.dp_shard=-1"])
 
 
 def _said_by(subject: Subject) -> str:
