@@ -35,6 +35,16 @@ def test_a_mesh_that_trains_the_same_model_passes(tmp_path: Path) -> None:
     assert (tmp_path / "kept/base/model.safetensors").exists()
 
 
+def test_heads_that_divide_no_power_of_two_are_kept() -> None:
+    words = ("parallelism.tp=3", "model.attention=varlen")
+    loaded = load_config(Request("parity", {"recipe": ["smollm2/gsm8k_sft"], "check_data": ["false"]}, words), environ={})
+    shape = derive_shape(loaded.config.model, FAMILIES)
+    fields = reduce_config(loaded.config, shape, Axes(tp=3), FAMILIES).model.config
+    assert (fields["num_attention_heads"], fields["num_key_value_heads"]) == (9, 3)
+    # transformers refuses another width for Llama.
+    assert fields["hidden_size"] % 9 == 0
+
+
 def test_a_gradient_that_differs_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     wrong = replace(RECORD, grads={**RECORD.grads, "b.bias": torch.tensor([1.0, 1.0001])})
     assert report(RECORD, RECORD, RECORD) == 0
