@@ -37,7 +37,8 @@ def test_a_mesh_that_trains_the_same_model_passes(tmp_path: Path) -> None:
 
 def test_heads_that_divide_no_power_of_two_are_kept() -> None:
     words = ("parallelism.tp=3", "model.attention=varlen")
-    loaded = load_config(Request("parity", {"recipe": ["smollm2/gsm8k_sft"], "check_data": ["false"]}, words), environ={})
+    arguments = {"recipe": ["smollm2/gsm8k_sft"], "check_data": ["false"]}
+    loaded = load_config(Request("parity", arguments, words), environ={})
     shape = derive_shape(loaded.config.model, FAMILIES)
     fields = reduce_config(loaded.config, shape, Axes(tp=3), FAMILIES).model.config
     assert (fields["num_attention_heads"], fields["num_key_value_heads"]) == (9, 3)
