@@ -71,6 +71,7 @@ def run_script(here: Path, script: Path, **programs: str) -> subprocess.Complete
     )
 
 
+@pytest.mark.slow
 def test_the_script_trains_on_two_agents_what_one_process_trains(here: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

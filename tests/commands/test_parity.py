@@ -22,6 +22,7 @@ from vlmforge.train.parity import Record
 RECORD = Record([2.0, 1.5], [3.0, 2.5], {"a.weight": torch.ones(4), "b.bias": torch.ones(2)}, torch.ones(3, 5))
 
 
+@pytest.mark.slow
 def test_a_mesh_that_trains_the_same_model_passes(tmp_path: Path) -> None:
     words = ("recipe=qwen2p5_0p5b/gsm8k_sp2", "parallelism.dp_shard=1", "stage.kind=lora", "stage.adapter.rank=8")
     running = start(tmp_path, "parity", *words, "output=kept")

@@ -240,6 +240,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tp", [1, 2, 4])
 @pytest.mark.parametrize("layout", PARTS)
 def test_a_published_folder_comes_back_bit_by_bit_through_training(
