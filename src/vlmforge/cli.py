@@ -140,7 +140,7 @@ VERBS: Mapping[str, Verb] = {
         },
         (
             "convert model=mistral_clip tower=clip language_model=mistral output=stitched/mistral_clip",
-            "convert recipe=nvlm/pretrain.yaml tower=towers/small language_model=lm output=stitched/small",
+            "convert recipe=pretrain.yaml tower=random language_model=lm output=stitched/small",
             "convert model=nvlm_d_72b checkpoint=nvidia/NVLM-D-72B output=stitched/nvlm_d_72b",
             "convert checkpoint=runs/nvlm/export layout=nvlm_d output=published",
         ),
