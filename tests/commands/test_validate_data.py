@@ -129,6 +129,12 @@ BAD = [
         "the path of a file, or of a folder with data",
     ),
     (
+        ["data.train.0.path=pictures"],
+        "pictures or films and no file that says what to answer about them",
+        "command line: data.train.0.path",
+        "write a table as docs/data.md begins with, and give its path and  media_root: pictures",
+    ),
+    (
         ["data.train.0.path=many/x.jsonl"],
         "data.train.0.path = many/x.jsonl does not exist",
         "command line: data.train.0.path",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from mimetypes import guess_type
 from pathlib import Path
 
 from vlmforge.config.schema import Config, SourceConfig
@@ -164,11 +165,21 @@ class _LeafCheck:
             rule = f"{ENERGON}, but {path} is no folder that energon has prepared"
             other = f"{self._at}.format=messages" if self._leaf.where is None else f"energon prepare {path}"
             yield self._problem("format", rule, f"the folder above .nv-meta, or {other}")
-        elif kind is Kind.FOLDER and not any(entry.is_file() for entry in Path(path).rglob("*")):
-            rule = f"{path} is a folder without any file"
-            yield self._problem("path", rule, "the path of a file, or of a folder with data")
+        elif kind is Kind.FOLDER:
+            yield from self._check_folder(path)
         elif kind is Kind.FILE and path.endswith(".parquet"):
             yield from self._check_schema(path)
+
+    def _check_folder(self, path: str) -> Iterator[Problem]:
+        """A folder has files, and others than pictures: nobody could tell what to answer."""
+        names = [entry.name for entry in Path(path).rglob("*") if entry.is_file()]
+        if not names:
+            rule = f"{path} is a folder without any file"
+            yield self._problem("path", rule, "the path of a file, or of a folder with data")
+        elif all((guess_type(name)[0] or "").startswith(("image/", "video/")) for name in names):
+            rule = f"{path} holds {len(names)} pictures or films and no file that says what to answer about them"
+            fix = f"write a table as docs/data.md begins with, and give its path and  media_root: {path}"
+            yield self._problem("path", rule, fix)
 
     def _check_builtin(self, name: str) -> Iterator[Problem]:
         """A built-in set that exists, read in its own format."""
