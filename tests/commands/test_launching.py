@@ -8,6 +8,7 @@ import shlex
 import socket
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ for job in $(jobs -p); do wait "$job" || code=1; done
 exit $code
 """
 # Says which words it was given.
-TELL = """\
-#!/usr/bin/env python3
+TELL = f"""\
+#!{sys.executable}
 import json, sys
 # In one write: two ranks write at once.
 sys.stdout.write(json.dumps(sys.argv[1:]) + "\\n")
@@ -102,21 +103,77 @@ def test_names_with_quotes_reach_the_command_as_they_are(here: Path, monkeypatch
     folder = home / "runs/short/launch"
     script = folder / "job.sbatch"
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
-    done = run_script(here, script, torchrun=TELL)
+    done = run_script(here, script, python3=TELL)
     assert done.returncode == 0, done.stderr
     told = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(told) == 2
+    assert told[0][:2] == ["-m", "vlmforge.parallel.torchrun"]
     assert told[0][-3:] == ["vlmforge", "train", f"recipe={folder / 'recipe.yaml'}"]
     assert {"--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:29500"} < set(told[0])
     directives = [line for line in script.read_text().splitlines() if line.startswith("#SBATCH ")]
     assert {"#SBATCH --nodes=2", "#SBATCH --gpus-per-node=1", "#SBATCH --time=1-00"} < set(directives)
+    # Ranks are told as long before the end as their agents then wait for them.
+    assert "#SBATCH --signal=TERM@300" in directives
+    assert "--shutdown-timeout=300" in told[0]
     # sbatch takes backslashes in double quotes as a shell takes them.
     log = next(line for line in directives if "--output" in line).removeprefix("#SBATCH ")
     assert shlex.split(log) == [f"--output={folder}/slurm-%j.out"]
 
 
+def test_a_job_that_has_saved_says_how_it_goes_on(here: Path) -> None:
+    words = ("train", "recipe=short.yaml", "launch=slurm", "launch.environment={NCCL_DEBUG: two words}")
+    assert main([*words]) == 0
+    assert main([*words, "launch.requeue=true", "launch.folder=again"]) == 0
+    # The agents return 130 when all of their ranks have stopped and saved.
+    srun = '#!/bin/bash\necho "debug: $NCCL_DEBUG"\nexit 130\n'
+    script = here / "runs/short/launch/job.sbatch"
+    done = run_script(here, script, srun=srun)
+    assert done.returncode == 130
+    assert done.stdout == f"debug: two words\nstopped and saved; goes on from there with: sbatch {script}\n"
+    scontrol = '#!/bin/bash\n[ "$1" = requeue ] && echo "again: $2" || echo localhost\n'
+    done = run_script(here, here / "again/job.sbatch", srun=srun, scontrol=scontrol)
+    assert "the job is queued again\nagain: 7\n" in done.stdout
+    assert "#SBATCH --requeue\n" in (here / "again/job.sbatch").read_text()
+    # Any other end is passed on, and nothing is queued.
+    done = run_script(here, here / "again/job.sbatch", srun="#!/bin/bash\nexit 3\n", scontrol=scontrol)
+    assert (done.returncode, done.stdout) == (3, "")
+
+
+def test_a_container_sees_what_is_mounted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = ("launch.image=org/image:1", "launch.memory_gib_per_node=64", "launch.max_restarts=1")
+    paths = {"train": "rows.jsonl", "validation": f"{here}/held_out.jsonl"}
+    volumes = "launch.volumes={/scratch/data: /data}"
+    words = ("train", "recipe=short.yaml", "launch=slurm", volumes, *image)
+    data = [f"data.{blend}=[{{path: {path}, format: messages}}]" for blend, path in paths.items()]
+    assert main([*words, *data, "check_data=false"]) == 0
+    text = (here / "runs/short/launch/job.sbatch").read_text()
+    assert f"--container-mounts=/scratch/data:/data,{here}/runs:{here}/runs" in text
+    assert "#SBATCH --mem=64G\n" in text
+    told = capsys.readouterr().out
+    assert "rows.jsonl (data.train.0.path) is not on this machine" in told
+    assert f"{here}/held_out.jsonl (data.validation.0.path) is on no volume" in told
+    assert "run.output_dir" not in told
+    assert "checkpointing.every_steps is not set: after a failure launch.max_restarts begins again" in told
+
+
+# What a cluster asks for, in its own words.
+POD = (
+    "launch.environment={NCCL_DEBUG: INFO}",
+    "launch.secrets={HF_TOKEN: hub/token}",
+    "launch.pod={nodeSelector: {gpu: h100}, securityContext: {fsGroup: 1000}}",
+    "launch.memory_gib_per_node=64",
+    "launch.stop_seconds=600",
+)
+
+
 def documents(here: Path, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    launch = ("launch=kubernetes", "launch.num_nodes=3", "launch.processes_per_node=2", "launch.namespace=lab")
+    launch = (
+        "launch=kubernetes",
+        "launch.image=lab/vlmforge:1",
+        "launch.num_nodes=3",
+        "launch.processes_per_node=2",
+        "launch.namespace=lab",
+    )
     rest = ("parallelism.dp_shard=-1", "stage.global_batch_size=6", "'launch.volumes={my-claim: /data}'")
     assert main(["train", "recipe=short.yaml", *launch, *(shlex.split(word)[0] for word in rest), *words]) == 0
     config_map, job = yaml.safe_load_all((here / "runs/short/launch/job.yaml").read_text())
@@ -124,7 +181,7 @@ def documents(here: Path, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def test_a_pytorch_job_has_what_its_definition_asks_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config_map, job = documents(here)
+    config_map, job = documents(here, *POD)
     assert "is on no volume" in capsys.readouterr().out
     assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "PyTorchJob")
     assert job["metadata"] == {"name": "short", "namespace": "lab"} == config_map["metadata"]
@@ -134,9 +191,18 @@ def test_a_pytorch_job_has_what_its_definition_asks_for(here: Path, capsys: pyte
     assert pod == replicas["Master"]["template"]["spec"]
     (container,) = pod["containers"]
     # The operator knows the container by its name.
-    assert (container["name"], container["image"]) == ("pytorch", "vlmforge:0.1.0")
-    assert container["resources"] == {"limits": {"nvidia.com/gpu": 2}}
-    assert container["command"][0] == "torchrun"
+    assert (container["name"], container["image"]) == ("pytorch", "lab/vlmforge:1")
+    assert container["resources"] == {"limits": {"nvidia.com/gpu": 2, "memory": "64Gi"}, "requests": {"memory": "64Gi"}}
+    assert (pod["nodeSelector"], pod["securityContext"]) == ({"gpu": "h100"}, {"fsGroup": 1000})
+    assert container["env"] == [
+        {"name": "VLMFORGE_HOSTS", "value": "short-master-0,short-worker-0,short-worker-1"},
+        {"name": "NCCL_DEBUG", "value": "INFO"},
+        {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}},
+    ]
+    assert container["command"][:3] == ["python3", "-m", "vlmforge.parallel.torchrun"]
+    # A pod outlives its ranks, for which the agent waits this long.
+    assert "--shutdown-timeout=600" in container["command"]
+    assert pod["terminationGracePeriodSeconds"] > 600
     assert {"--nnodes=3", "--nproc-per-node=2", "--rdzv-endpoint=short-master-0:29500"} < set(container["command"])
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert mounts.keys() == {volume["name"] for volume in pod["volumes"]}
@@ -151,8 +217,9 @@ def test_a_pytorch_job_has_what_its_definition_asks_for(here: Path, capsys: pyte
     assert main(["validate", "recipe=from_pod.yaml"]) == 0
 
 
-def test_a_train_job_has_what_its_definition_asks_for(here: Path) -> None:
-    _, job = documents(here, "launch.manifest=trainjob", "launch.device=cpu", "launch.cpus_per_node=4")
+def test_a_train_job_has_what_its_definition_asks_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, job = documents(here, "launch.manifest=trainjob", "launch.device=cpu", "launch.cpus_per_node=4", POD[2])
+    assert "a TrainJob cannot set how long its pods may take to stop" in capsys.readouterr().out
     assert (job["apiVersion"], job["kind"]) == ("trainer.kubeflow.org/v1alpha1", "TrainJob")
     spec = job["spec"]
     assert spec["runtimeRef"] == {"name": "torch-distributed"}
@@ -160,10 +227,13 @@ def test_a_train_job_has_what_its_definition_asks_for(here: Path) -> None:
     assert (trainer["numNodes"], trainer["numProcPerNode"]) == (3, 2)
     assert trainer["resourcesPerNode"] == {"requests": {"cpu": 4}}
     assert "--rdzv-endpoint=short-node-0-0.short:29500" in trainer["command"]
+    assert trainer["env"][0]["value"] == "short-node-0-0,short-node-0-1,short-node-0-2"
     (patch,) = spec["runtimePatches"]
     (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     pod = node["template"]["spec"]["template"]["spec"]
     assert patch["manager"]
+    # Nothing but what a TrainJob can patch.
+    assert pod.keys() == {"nodeSelector", "securityContext", "volumes", "containers"}
     assert node["name"] == pod["containers"][0]["name"] == "node"
     assert {volume["name"] for volume in pod["volumes"]} == {m["name"] for m in pod["containers"][0]["volumeMounts"]}
 
@@ -206,7 +276,7 @@ def test_print_shows_a_command_and_does_nothing(here: Path, capsys: pytest.Captu
     comment, command = capsys.readouterr().out.split("\n", 1)
     assert "on each of 2 machines" in comment
     told = shlex.split(command)
-    assert told[0].endswith("/torchrun")
+    assert told[:3] == [sys.executable, "-m", "vlmforge.parallel.torchrun"]
     assert {"--nnodes=2", "--nproc-per-node=1", "--rdzv-endpoint=10.0.0.1:29500"} < set(told)
     started = told[told.index("vlmforge") + 1 :]
     assert sorted(started) == sorted(["train", "launch=print", *words])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from vlmforge.commands.request import Request
 from vlmforge.config.derived import Axes
 from vlmforge.config.pretrained import derive_shape
 from vlmforge.config.reduce import reduce_config
+from vlmforge.config.scale import TINY_SEQ_LEN
+from vlmforge.errors import DataError, Problem
 from vlmforge.models import FAMILIES
 from vlmforge.train.parity import Record
 
@@ -45,6 +48,29 @@ def test_heads_that_divide_no_power_of_two_are_kept() -> None:
     assert (fields["num_attention_heads"], fields["num_key_value_heads"]) == (9, 3)
     # transformers refuses another width for Llama.
     assert fields["hidden_size"] % 9 == 0
+
+
+def test_samples_fit_a_recipe_of_short_rows() -> None:
+    # The samples that take the place of a recipe's are of other lengths, and their tokens are bytes.
+    words = ("stage.seq_len=64", "stage.global_batch_size=8", "parallelism.dp_shard=2")
+    loaded = load_config(Request("parity", {"recipe": ["smollm2/gsm8k_sft"], "check_data": ["false"]}, words))
+    shape = derive_shape(loaded.config.model, FAMILIES)
+    reduced = reduce_config(loaded.config, shape, Axes(dp_shard=2), FAMILIES)
+    assert reduced.stage.seq_len == TINY_SEQ_LEN
+
+
+def test_data_that_does_not_fit_is_told_once_with_its_own_code(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLMFORGE_ERROR_FILE", str(tmp_path / "error.json"))
+    monkeypatch.setattr("vlmforge.commands.parity._run_rank", _refuse)
+    assert main(["parity", "recipe=quickstart"]) == 3
+    assert json.loads((tmp_path / "error.json").read_text())["exit_code"] == 3
+    assert capfd.readouterr().err == ""
+
+
+def _refuse(request: Request) -> int:
+    raise DataError(Problem("a sample that is too long", "rows.jsonl:7", "stage.seq_len=512"))
 
 
 def test_a_gradient_that_differs_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -170,7 +170,15 @@ BAD_OVERRIDES = [
     ("launch=slurm launch.namespace=lab", "has no effect with launch.kind = slurm", "launch=kubernetes"),
     ("launch=slurm launch.time_limit=soon", "a time as Slurm writes it", "1-00:00:00"),
     ("launch=slurm launch.partition=a@b", "must be names of partitions", "launch.partition=gpu"),
-    ("launch=kubernetes launch.image=null", "pods need one", "docker build"),
+    ("launch=slurm launch.time_limit=5:00", "(300 s) leaves no time to train", "launch.time_limit=0-00:16:00"),
+    ("launch=slurm launch.time_limit=0-00:06", "(360 s) leaves no time", "or launch.stop_seconds=75"),
+    ("launch=slurm parallelism.dp_shard=-1", "which shows none", "launch.processes_per_node=8"),
+    ("launch=slurm launch.volumes={/a:/b}", "nothing is mounted without a container", "launch.image"),
+    ("launch=slurm launch.environment={LD_PRELOAD:/a.so}", "names code to run", "in the image"),
+    ("launch=slurm launch.environment={RANK:'0'}", "is set by what starts the ranks", "remove it"),
+    ("launch=kubernetes launch.secrets={HF_TOKEN:token}", "the name of a secret and of an entry", "hub/token"),
+    ("launch=kubernetes launch.pod={hostPID:true}", "launch.pod.hostPID is none of what", "remove launch.pod.hostPID"),
+    ("launch=kubernetes", "launch.image is not set, and pods need one", "docker build"),
     ("launch=kubernetes launch.volumes={claim:data}", "absolute paths", "/data"),
     ("launch.processes_per_node=3", "must be the number of ranks = 3", "parallelism.dp_shard=3"),
     ("stage.global_batch_size=6 stage.micro_batch_size=4", "must be a multiple of", "=8 or 4"),
@@ -419,6 +427,20 @@ def test_torchrun_decides_the_number_of_ranks(
     code, report = run(capsys, "validate", f"recipe={recipe.name}")
     assert code == 2
     assert "the number of ranks = 3" in report
+
+
+@pytest.mark.parametrize(
+    "words", [("parallelism.tp=3",), ("model=qwen3_30b_a3b", "parallelism.cp=3", "parallelism.ep=2")]
+)
+def test_of_a_mesh_that_is_none_only_the_cause_is_told(
+    words: tuple[str, ...], recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_words = ("validate", f"recipe={recipe.name}", "world_size=8", "parallelism.dp_shard=-1", *words)
+    code, report = run(capsys, *run_words, "stage.global_batch_size=6", "stage.micro_batch_size=4")
+    assert code == 2
+    assert "must divide the number of ranks = 8" in report
+    assert "global_batch_size" not in report
+    assert "parallelism.ep" not in report
 
 
 def test_only_the_first_rank_speaks(

@@ -6,21 +6,23 @@ import shlex
 import shutil
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from vlmforge.commands.configuring import LoadedRecipe
+from vlmforge.commands.reachable import tell_unreachable
 from vlmforge.commands.request import Request
 from vlmforge.config.derived import count_gpus, derive_nodes
 from vlmforge.config.encode import encode_absolute, to_yaml
 from vlmforge.config.schema import Config
 from vlmforge.errors import EXIT_OK, ConfigError, Problem
 from vlmforge.observe.files import write_text
-from vlmforge.parallel.kubernetes import KubernetesJob, job_manifest, job_name
+from vlmforge.parallel.kubernetes import RUNTIME, KubernetesJob, job_manifest, job_name
 from vlmforge.parallel.slurm import SlurmJob, sbatch_script
-from vlmforge.parallel.torchrun import Agents, installed_torchrun, shell_text
+from vlmforge.parallel.torchrun import Agents, agent_program, shell_text
 
+SCRIPT_NAME = "job.sbatch"
 SUBMITTERS: Mapping[str, tuple[str, ...]] = {"slurm": ("sbatch",), "kubernetes": ("kubectl", "apply", "-f")}
 
 
@@ -38,12 +40,15 @@ def hand_over(request: Request, loaded: LoadedRecipe, config: Config) -> int:
     agents = _agents(config)
     if config.launch.kind == "print":
         print(_commands(request, config, agents))
+        # The shell that this is pasted into takes it for a comment.
+        _tell(_notes(config), "# note")
         return EXIT_OK
     _check_on_meta(config)
     folder = _job_folder(config)
     name, text = (_slurm if config.launch.kind == "slurm" else _kubernetes)(config, agents, folder)
     files = {folder / "recipe.yaml": _recipe_text(config), folder / name: text}
     _write_new(files, config)
+    _tell(_notes(config))
     submit = [*SUBMITTERS[config.launch.kind], str(folder / name)]
     size = f"{agents.num_nodes} x {agents.processes_per_node} ranks"
     print(f"{loaded.recipe_name}: {size}; wrote {' and '.join(str(path) for path in files)}", flush=True)
@@ -68,19 +73,53 @@ def _agents(config: Config) -> Agents:
     num_nodes, processes_per_node = derive_nodes(config, count_gpus(config))
     assert config.run.name is not None, "the command derives a name from the recipe's"
     name = job_name(config.run.name)
-    return Agents(num_nodes, processes_per_node, name, launch.max_restarts, launch.preflight_seconds)
+    return Agents(
+        num_nodes, processes_per_node, name, launch.max_restarts, launch.preflight_seconds, launch.stop_seconds
+    )
+
+
+def _tell(notes: Iterable[str], sign: str = "note") -> None:
+    for note in notes:
+        print(f"{sign}: {note}")
+
+
+def _notes(config: Config) -> Iterator[str]:
+    """What a user would find out when the job has started, or has failed."""
+    launch = config.launch
+    if config.checkpointing.every_steps is None and (launch.max_restarts or launch.requeue):
+        key = "launch.max_restarts" if launch.max_restarts else "launch.requeue"
+        yield (
+            f"checkpointing.every_steps is not set: after a failure {key} begins again at the first step, and only a "
+            "run that was told to stop goes on from where it was"
+        )
+    if launch.kind == "kubernetes":
+        yield from tell_unreachable(config, launch.volumes.values(), "the pods")
+        if launch.manifest == "trainjob":
+            yield (
+                f"a TrainJob cannot set how long its pods may take to stop: where the runtime {RUNTIME} does not say "
+                f"terminationGracePeriodSeconds, it is 30 s, whatever launch.stop_seconds = {launch.stop_seconds} says"
+            )
+    if launch.kind == "slurm" and launch.image is not None:
+        yield from tell_unreachable(config, _mounts(config, _job_folder(config)).values(), "its containers")
 
 
 def _commands(request: Request, config: Config, agents: Agents) -> str:
     """The command, and on which machines it is typed; its ranks join, because torchrun has started them."""
     words = request.words()
     if agents.num_nodes == 1:
-        options = ["--standalone", f"--nproc-per-node={agents.processes_per_node}"]
-        return "# on this machine\n" + shell_text([*installed_torchrun(), *options, "-m", "vlmforge", *words])
+        stop = f"--shutdown-timeout={agents.stop_seconds}"
+        options = ["--standalone", f"--nproc-per-node={agents.processes_per_node}", stop]
+        return f"# on this machine\n{_exports(config)}" + shell_text(
+            [*agent_program(), *options, "-m", "vlmforge", *words]
+        )
     host = config.launch.host or socket.gethostname()
-    command = agents.command(installed_torchrun(), f"{host}:{config.launch.port}", words)
+    command = agents.command(agent_program(), f"{host}:{config.launch.port}", words)
     where = f"# on each of {agents.num_nodes} machines, in the same folder; they meet on {host}, which is one of them"
-    return f"{where}\n{shell_text(command)}"
+    return f"{where}\n{_exports(config)}{shell_text(command)}"
+
+
+def _exports(config: Config) -> str:
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in config.launch.environment.items())
 
 
 def _job_folder(config: Config) -> Path:
@@ -99,6 +138,15 @@ def _trust(config: Config) -> list[str]:
     return ["model.trust_remote_code=true"] if config.model.trust_remote_code else []
 
 
+def _mounts(config: Config, folder: Path) -> dict[str, str]:
+    """Folders of the machines to paths in the container: the recipe's, and where the job's own files are."""
+    volumes, output = dict(config.launch.volumes), Path(config.run.output_dir).absolute()
+    own = output if folder.is_relative_to(output) else folder
+    if not any(own.is_relative_to(place) for place in volumes.values()):
+        volumes[str(own)] = str(own)
+    return volumes
+
+
 def _num_gpus(config: Config, agents: Agents) -> int:
     return 0 if config.launch.device == "cpu" else agents.processes_per_node
 
@@ -111,16 +159,22 @@ def _slurm(config: Config, agents: Agents, folder: Path) -> tuple[str, str]:
         log=str(folder / "slurm"),
         gpus_per_node=_num_gpus(config, agents),
         cpus_per_node=launch.cpus_per_node,
+        memory_gib_per_node=launch.memory_gib_per_node,
         port=launch.port,
         image=launch.image,
+        mounts={} if launch.image is None else _mounts(config, folder),
+        environment=launch.environment,
         partition=launch.partition,
         account=launch.account,
         time_limit=launch.time_limit,
+        stop_seconds=launch.stop_seconds,
+        requeue=launch.requeue,
+        path=str(folder / SCRIPT_NAME),
     )
     # A container has an environment of its own.
-    program = installed_torchrun() if launch.image is None else ["torchrun"]
+    program = agent_program(None if launch.image is None else "python3")
     words = ["train", f"recipe={folder / 'recipe.yaml'}", *_trust(config)]
-    return "job.sbatch", sbatch_script(job, agents, program, words)
+    return SCRIPT_NAME, sbatch_script(job, agents, program, words)
 
 
 def _kubernetes(config: Config, agents: Agents, folder: Path) -> tuple[str, str]:
@@ -133,12 +187,13 @@ def _kubernetes(config: Config, agents: Agents, folder: Path) -> tuple[str, str]
         image=launch.image,
         gpus_per_node=_num_gpus(config, agents),
         cpus_per_node=launch.cpus_per_node,
+        memory_gib_per_node=launch.memory_gib_per_node,
         volumes=launch.volumes,
         port=launch.port,
+        environment=launch.environment,
+        secrets=launch.secrets,
+        pod=launch.pod,
     )
-    output = Path(config.run.output_dir).absolute()
-    if not any(output.is_relative_to(path) for path in launch.volumes.values()):
-        print(f"note: {output} is on no volume of launch.volumes, so what the pods write there is lost with them")
     return "job.yaml", job_manifest(launch.manifest, job, agents, _recipe_text(config), _trust(config))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmforge.commands.configuring import LoadedRecipe, load_config
+from vlmforge.commands.rank import run_as_rank
 from vlmforge.commands.request import Request
 from vlmforge.config.derived import Axes
 from vlmforge.config.encode import encode_absolute, to_yaml
@@ -41,7 +42,7 @@ def run(request: Request) -> int:
         VlmforgeError: the recipe is wrong, or the mesh is refused for it.
     """
     if ERROR_FILE in os.environ:
-        return _run_rank(request)
+        return run_as_rank(request, _run_rank)
     _refuse_torchrun()
     loaded = load_config(request, with_data=False)
     _check_in_full(loaded)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import traceback
 from dataclasses import replace
 
 from vlmforge.commands.configuring import LoadedRecipe, load_config
 from vlmforge.commands.launching import hand_over
+from vlmforge.commands.rank import run_as_rank
 from vlmforge.commands.request import Request
 from vlmforge.config.pretrained import SCALE_ORIGIN
 from vlmforge.config.remedies import memory_remedies
-from vlmforge.errors import EXIT_BUG, ConfigError, Problem, VlmforgeError
-from vlmforge.parallel.launch import ERROR_FILE, launch_ranks, report_error
+from vlmforge.errors import ConfigError, Problem
+from vlmforge.parallel.launch import ERROR_FILE, launch_ranks
 from vlmforge.parallel.slurm import join_slurm
 
 
@@ -25,18 +25,7 @@ def run(request: Request) -> int:
     Raises:
         VlmforgeError: the recipe, the data, a checkpoint or the training is wrong.
     """
-    try:
-        return _run(request)
-    except VlmforgeError as error:
-        # A rank that vlmforge started leaves its message to the parent, which prints one for all ranks.
-        report = f"{traceback.format_exc()}\n{error.report()}" if request.debug else error.report()
-        if report_error(error.exit_code, report):
-            return error.exit_code
-        raise
-    except Exception:
-        if report_error(EXIT_BUG, traceback.format_exc()):
-            return EXIT_BUG
-        raise
+    return run_as_rank(request, _run)
 
 
 def _run(request: Request) -> int:

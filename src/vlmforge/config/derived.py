@@ -86,6 +86,12 @@ def derive_nodes(config: Config, num_gpus: int) -> tuple[int, int]:
     return num_nodes, rest * max(1, num_gpus // rest)
 
 
+def is_whole_mesh(config: Config, world_size: int) -> bool:
+    """Whether the axes multiply to this number of ranks, or divide it where `dp_shard: -1` takes what is left."""
+    rest, shard = num_ranks_beside_shard(config.parallelism), config.parallelism.dp_shard
+    return world_size % rest == 0 if shard == -1 else rest * shard == world_size
+
+
 def derive_batch(config: Config, world_size: int) -> BatchSizes:
     """The sizes of a config that has passed gate 1 for this number of ranks."""
     rest = num_ranks_beside_shard(config.parallelism)

@@ -84,6 +84,8 @@ class _Writer:
     def __init__(self, values: dict[str, Any], origins: Origins) -> None:
         self.values = values
         self.origins = origins
+        # Whether a source was replaced: its samples are of another length than the recipe's.
+        self.has_other_samples = False
 
     def section(self, path: str) -> dict[str, Any] | None:
         """The section at a dotted path, made if it is missing; null if something else stands there."""
@@ -242,6 +244,7 @@ def _shrink_source(tiny: _Writer, source: dict[str, Any], path: str, *, sees: bo
         # What an energon blend holds is not known before its data sets are opened.
         new = {"path": "builtin:image_messages" if sees else "builtin:messages", "format": "messages"}
     if "path" in new:
+        tiny.has_other_samples = True
         for name in ("rows", "split", "streaming", "media_root"):
             if source.pop(name, None) is not None:
                 tiny.origins.forget(f"{path}.{name}")
@@ -267,7 +270,8 @@ def _shrink_stage(tiny: _Writer) -> None:
     if stage is None:
         return
     seq_len = stage.get("seq_len")
-    if seq_len is None or (is_whole_number(seq_len) and seq_len > TINY_SEQ_LEN):
+    is_other = is_whole_number(seq_len) and (seq_len > TINY_SEQ_LEN or (tiny.has_other_samples and seq_len >= 8))
+    if seq_len is None or is_other:
         tiny.update("stage", {"seq_len": TINY_SEQ_LEN})
     tiny.update("stage", TINY_STAGE)
     cap, longest = stage.get("max_tokens_per_micro_batch"), stage["seq_len"]

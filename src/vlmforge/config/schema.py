@@ -509,11 +509,32 @@ class LaunchConfig:
         "How often torchrun starts all ranks again after one has failed; they go on from the last checkpoint.",
         minimum=0,
     )
+    stop_seconds: int = key(
+        300,
+        "How long ranks that are told to stop (SIGTERM) may take to finish their step and save before they are killed; "
+        "with slurm and a time limit they are told this long before it.",
+        minimum=1,
+    )
+    requeue: bool = key(
+        False,
+        "Slurm puts the job into its queue again after it was stopped and has saved, or has lost a machine; it goes on "
+        "from its last checkpoint.",
+    )
     cpus_per_node: int | None = key(
         None,
         "CPU cores of each machine for the job; null: a whole machine with slurm, no request with kubernetes.",
         minimum=1,
         example=16,
+    )
+    memory_gib_per_node: int | None = key(
+        None,
+        "Memory of each machine for the job; null: with slurm all of a whole machine, or the cluster's default beside "
+        "cpus_per_node; with kubernetes no request and no limit.",
+        minimum=1,
+        example=256,
+    )
+    environment: Mapping[str, str] = key(
+        dict, "Environment variables of the ranks, `{NCCL_SOCKET_IFNAME: eth0}`; none that names code to run."
     )
     image: str | None = key(
         None,
@@ -527,7 +548,17 @@ class LaunchConfig:
     )
     namespace: str | None = key(None, "Kubernetes namespace; null: that of the context.", example="training")
     volumes: Mapping[str, str] = key(
-        dict, "Persistent volume claims of Kubernetes to the paths where they are mounted, `{my-claim: /data}`."
+        dict,
+        "What is mounted where: with kubernetes persistent volume claims, `{my-claim: /data}`; with slurm and an image "
+        "folders of the machines, `{/scratch/data: /data}`.",
+    )
+    secrets: Mapping[str, str] = key(
+        dict, "Environment variables from secrets of Kubernetes, as `{NAME: secret/entry}`."
+    )
+    pod: Mapping[str, Any] = key(
+        dict,
+        "More of the pods' specification, in Kubernetes' words: nodeSelector, tolerations, affinity, securityContext "
+        "(fsGroup), imagePullSecrets, serviceAccountName; with pytorchjob also priorityClassName and schedulerName.",
     )
     manifest: Literal["pytorchjob", "trainjob"] = key(
         "pytorchjob",

@@ -15,12 +15,16 @@ from typing import Any
 
 import yaml
 
-from vlmforge.parallel.torchrun import Agents
+from vlmforge.parallel.torchrun import Agents, agent_program
 
 RECIPE_FOLDER = "/etc/vlmforge"
 # Names of pods are made of the job's name, and have at most 63 characters.
 MAX_NAME = 40
 RUNTIME = "torch-distributed"
+# For an agent, after its ranks have ended.
+FAREWELL_SECONDS = 30
+# The pods of a job by name, with commas between, for whoever waits for them (`gather.py`, which imports torch).
+HOSTS = "VLMFORGE_HOSTS"
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,15 @@ class KubernetesJob:
     Attributes:
         name: of the job, as `job_name` makes it.
         namespace: None: that of the user's context.
-        image: of the pods; has torchrun and vlmforge on its PATH.
+        image: of the pods; its python3 has vlmforge.
         gpus_per_node: of each pod; 0: none.
         cpus_per_node: of each pod; None: no request.
+        memory_gib_per_node: of each pod; None: neither request nor limit.
         volumes: claim to the path where it is mounted.
         port: where the agents meet.
+        environment: variables of the ranks.
+        secrets: variable to `secret/entry`.
+        pod: more of the pods' specification.
     """
 
     name: str
@@ -42,18 +50,32 @@ class KubernetesJob:
     image: str
     gpus_per_node: int
     cpus_per_node: int | None
+    memory_gib_per_node: int | None
     volumes: Mapping[str, str]
     port: int
+    environment: Mapping[str, str]
+    secrets: Mapping[str, str]
+    pod: Mapping[str, Any]
 
     def metadata(self) -> dict[str, Any]:
         """Of everything in the manifest."""
         return {"name": self.name} | ({"namespace": self.namespace} if self.namespace else {})
 
     def resources(self) -> dict[str, Any]:
-        """What each pod gets: GPUs are limits, for which requests are made equal."""
-        limits = {"nvidia.com/gpu": self.gpus_per_node} if self.gpus_per_node else {}
-        requests = {"cpu": self.cpus_per_node} if self.cpus_per_node else {}
+        """What each pod gets: GPUs are limits, for which requests are made equal; memory is both."""
+        memory = {"memory": f"{self.memory_gib_per_node}Gi"} if self.memory_gib_per_node else {}
+        limits = ({"nvidia.com/gpu": self.gpus_per_node} if self.gpus_per_node else {}) | memory
+        requests = ({"cpu": self.cpus_per_node} if self.cpus_per_node else {}) | memory
         return {name: value for name, value in (("limits", limits), ("requests", requests)) if value}
+
+    def variables(self, hosts: Sequence[str]) -> list[dict[str, Any]]:
+        """The environment; the names of the pods, so that those that do not come can be told."""
+        known = {HOSTS: ",".join(hosts), **self.environment}
+        plain: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in known.items()]
+        for name, place in self.secrets.items():
+            secret, _, entry = place.partition("/")
+            plain.append({"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": entry}}})
+        return plain
 
     def volume_list(self) -> list[dict[str, Any]]:
         """The recipe, memory that processes share, and the claims."""
@@ -88,9 +110,14 @@ def job_manifest(kind: str, job: KubernetesJob, agents: Agents, recipe: str, wor
         recipe: text of the recipe, which every pod finds as `/etc/vlmforge/recipe.yaml`.
         words: of vlmforge's command after `recipe=`.
     """
-    host = f"{job.name}-master-0" if kind == "pytorchjob" else f"{job.name}-node-0-0.{job.name}"
+    if kind == "pytorchjob":
+        hosts = [f"{job.name}-master-0", *(f"{job.name}-worker-{number}" for number in range(agents.num_nodes - 1))]
+        host = hosts[0]
+    else:
+        hosts = [f"{job.name}-node-0-{number}" for number in range(agents.num_nodes)]
+        host = f"{hosts[0]}.{job.name}"
     train = ["train", f"recipe={RECIPE_FOLDER}/recipe.yaml", *words]
-    command = agents.command(["torchrun"], f"{host}:{job.port}", train)
+    command = agents.command(agent_program("python3"), f"{host}:{job.port}", train)
     config_map = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -98,7 +125,7 @@ def job_manifest(kind: str, job: KubernetesJob, agents: Agents, recipe: str, wor
         "data": {"recipe.yaml": recipe},
     }
     make = _pytorch_job if kind == "pytorchjob" else _train_job
-    documents = [config_map, make(job, agents, command)]
+    documents = [config_map, make(job, agents, command, job.variables(hosts))]
     return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=120, explicit_start=True)
 
 
@@ -117,16 +144,26 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(str, _Dumper.represent_str)
 
 
-def _pytorch_job(job: KubernetesJob, agents: Agents, command: list[str]) -> dict[str, Any]:
+def _pytorch_job(
+    job: KubernetesJob, agents: Agents, command: list[str], variables: list[dict[str, Any]]
+) -> dict[str, Any]:
     container = {
         "name": "pytorch",
         "image": job.image,
         "command": command,
+        "env": variables,
         "resources": job.resources(),
         "volumeMounts": job.mount_list(),
     }
     restart = "OnFailure" if agents.max_restarts else "Never"
-    template = {"spec": {"containers": [container], "volumes": job.volume_list()}}
+    pod = {
+        # Before a pod is killed its ranks save, and then their agent tells how it went.
+        "terminationGracePeriodSeconds": agents.stop_seconds + FAREWELL_SECONDS,
+        **job.pod,
+        "containers": [container],
+        "volumes": job.volume_list(),
+    }
+    template = {"spec": pod}
     counts = {"Master": 1, "Worker": agents.num_nodes - 1}
     replicas = {
         role: {"replicas": count, "restartPolicy": restart, "template": template}
@@ -146,9 +183,11 @@ def _pytorch_job(job: KubernetesJob, agents: Agents, command: list[str]) -> dict
     }
 
 
-def _train_job(job: KubernetesJob, agents: Agents, command: list[str]) -> dict[str, Any]:
+def _train_job(
+    job: KubernetesJob, agents: Agents, command: list[str], variables: list[dict[str, Any]]
+) -> dict[str, Any]:
     container = {"name": "node", "volumeMounts": job.mount_list()}
-    pods = {"spec": {"volumes": job.volume_list(), "containers": [container]}}
+    pods = {"spec": {**job.pod, "volumes": job.volume_list(), "containers": [container]}}
     node = {"name": "node", "template": {"spec": {"template": pods}}}
     return {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
@@ -159,6 +198,7 @@ def _train_job(job: KubernetesJob, agents: Agents, command: list[str]) -> dict[s
             "trainer": {
                 "image": job.image,
                 "command": command,
+                "env": variables,
                 "numNodes": agents.num_nodes,
                 "numProcPerNode": agents.processes_per_node,
                 "resourcesPerNode": job.resources(),

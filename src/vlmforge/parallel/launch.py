@@ -125,7 +125,7 @@ def _report(folder: Path, ranks: Sequence[subprocess.Popen[bytes]], first: int, 
     errors = [json.loads(path.read_text()) for path in folder.glob("error-*.json")]
     if code < 0:
         # The others only lost their connection to it.
-        print(_killed(first, signal.Signals(-code), killed_fix), file=sys.stderr)
+        print(describe_killed(first, signal.Signals(-code), killed_fix), file=sys.stderr)
         return EXIT_BUG
     if errors:
         earliest = min(errors, key=lambda error: error["time"])
@@ -140,7 +140,7 @@ def _report(folder: Path, ranks: Sequence[subprocess.Popen[bytes]], first: int, 
     return EXIT_BUG
 
 
-def _killed(rank: int, number: signal.Signals, killed_fix: str) -> Problem:
+def describe_killed(rank: int, number: signal.Signals, killed_fix: str) -> Problem:
     """SIGKILL that nobody sent comes from a system that runs out of memory; other signals are faults of a library."""
     where = f"process of rank {rank} on this machine"
     if number == signal.SIGKILL:

@@ -93,22 +93,34 @@ class SlurmJob:
         log: path of what the job prints, absolute, without Slurm's patterns.
         gpus_per_node: 0: none are asked for.
         cpus_per_node: None: whole machines.
+        memory_gib_per_node: None: all of a whole machine, else the cluster's default.
         port: where the agents meet.
         image: container of every task (pyxis); None: none.
+        mounts: folder of the machines to the path in the container.
+        environment: variables of the ranks.
         partition: None: the cluster's default.
         account: None: the user's default.
         time_limit: None: the partition's.
+        stop_seconds: before the time limit, at which the ranks are told to stop.
+        requeue: whether the job is queued again after a stop.
+        path: of the script, absolute.
     """
 
     name: str
     log: str
     gpus_per_node: int
     cpus_per_node: int | None
+    memory_gib_per_node: int | None
     port: int
     image: str | None
+    mounts: Mapping[str, str]
+    environment: Mapping[str, str]
     partition: str | None
     account: str | None
     time_limit: str | None
+    stop_seconds: int
+    requeue: bool
+    path: str
 
 
 # What is expanded on the first machine of the job, so it is not quoted.
@@ -116,18 +128,23 @@ SCRIPT = """\
 #!/bin/bash
 {directives}
 
-# Written by vlmforge. One torchrun on every machine; they meet on the first one.
+# Written by vlmforge. One agent of torchrun on every machine; they meet on the first one.
 set -euo pipefail
 hosts="$(scontrol show hostnames "$SLURM_JOB_NODELIST")"
 first_host="${{hosts%%$'\n'*}}"
-# As a rank ends, torch's C++ parts write a page about each connection; what has happened is told by the ranks.
-export TORCH_CPP_LOG_LEVEL="${{TORCH_CPP_LOG_LEVEL:-ERROR}}"
-
-exec srun {srun} \\
+{exports}
+code=0
+srun {srun} \\
   {torchrun} \\
   --rdzv-id="$SLURM_JOB_ID" \\
   --rdzv-endpoint="$first_host:{port}" \\
-  -m vlmforge {words}
+  -m vlmforge {words} || code=$?
+
+# The ranks were told to stop, by a time limit or by `scancel --signal=TERM`, and have saved.
+if [ "$code" = 130 ]; then
+  {stopped}
+fi
+exit "$code"
 """
 
 
@@ -137,7 +154,7 @@ def sbatch_script(job: SlurmJob, agents: Agents, program: Sequence[str], words: 
     Args:
         job: what it asks Slurm for.
         agents: what torchrun starts.
-        program: torchrun, as it is called on the machines of the job.
+        program: the agent, as it is called on the machines of the job.
         words: verb, arguments and overrides of vlmforge.
     """
     # One task a machine, with all cores: the agent's ranks share them, and Slurm would bind the agent to one.
@@ -146,13 +163,23 @@ def sbatch_script(job: SlurmJob, agents: Agents, program: Sequence[str], words: 
         srun.append(f"--cpus-per-task={job.cpus_per_node}")
     if job.image is not None:
         srun.append(f"--container-image={job.image}")
+        srun.append("--container-mounts=" + ",".join(f"{folder}:{place}" for folder, place in job.mounts.items()))
     return SCRIPT.format(
         directives="\n".join(f"#SBATCH {option}" for option in _directives(job, agents.num_nodes)),
         srun=shlex.join(srun),
         torchrun=" \\\n  ".join(shlex.quote(word) for word in [*program, *agents.options()]),
         port=job.port,
         words=shlex.join(words),
+        exports="".join(f"export {name}={shlex.quote(value)}\n" for name, value in job.environment.items()),
+        stopped=_after_stop(job),
     )
+
+
+def _after_stop(job: SlurmJob) -> str:
+    """What the script does when the run has stopped with its state saved."""
+    if job.requeue:
+        return 'echo "stopped and saved; the job is queued again"\n  scontrol requeue "$SLURM_JOB_ID"'
+    return f"echo {shlex.quote('stopped and saved; goes on from there with: ' + shlex.join(['sbatch', job.path]))}"
 
 
 def _directives(job: SlurmJob, num_nodes: int) -> list[str]:
@@ -162,15 +189,23 @@ def _directives(job: SlurmJob, num_nodes: int) -> list[str]:
         "--ntasks-per-node=1",
         # A percent sign begins a pattern of Slurm's.
         f"--output={_quote(job.log.replace('%', '%%') + '-%j.out')}",
+        # A job that is queued again keeps its number.
+        "--open-mode=append",
     ]
     if job.gpus_per_node:
         options.append(f"--gpus-per-node={job.gpus_per_node}")
-    options += ["--exclusive", "--mem=0"] if job.cpus_per_node is None else [f"--cpus-per-task={job.cpus_per_node}"]
+    options += ["--exclusive"] if job.cpus_per_node is None else [f"--cpus-per-task={job.cpus_per_node}"]
+    if job.memory_gib_per_node is not None:
+        options.append(f"--mem={job.memory_gib_per_node}G")
+    elif job.cpus_per_node is None:
+        options.append("--mem=0")
     named = {"partition": job.partition, "account": job.account, "time": job.time_limit}
     options += [f"--{name}={_quote(value)}" for name, value in named.items() if value is not None]
     if job.time_limit is not None:
-        # Two minutes before the end the ranks are told, finish their step and save.
-        options.append("--signal=TERM@120")
+        # To the agents, which pass it on: the ranks finish their step and save.
+        options.append(f"--signal=TERM@{job.stop_seconds}")
+    if job.requeue:
+        options.append("--requeue")
     return options
 
 

@@ -1,16 +1,17 @@
-"""The torchrun command that starts the ranks of one machine, as words and as text for a shell.
+"""The command that starts the ranks of one machine, as words and as text for a shell; run, it is that command.
 
-torchrun's elastic agent runs once on every machine; the agents find each other through a store that the first machine
-serves, agree on the numbers of the ranks, start them, and start them again where that is allowed.
+`python -m vlmforge.parallel.torchrun` takes torchrun's options and runs torchrun's elastic agent, once on each machine:
+the agents find each other through a store that the first machine serves, agree on the numbers of the ranks, start them,
+and start them again where that is allowed. `agent.py` says what it does better than torchrun itself.
 """
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Agents:
         name: tells the job's agents from those of others that meet at the same port.
         max_restarts: how often all ranks are started again.
         join_seconds: how long an agent waits for the others.
+        stop_seconds: how long ranks may take to save after they were told to stop.
     """
 
     num_nodes: int
@@ -30,6 +32,7 @@ class Agents:
     name: str
     max_restarts: int
     join_seconds: float
+    stop_seconds: int
 
     def options(self) -> list[str]:
         """All of torchrun's options but the place and the name of the meeting."""
@@ -37,6 +40,7 @@ class Agents:
             f"--nnodes={self.num_nodes}",
             f"--nproc-per-node={self.processes_per_node}",
             f"--max-restarts={self.max_restarts}",
+            f"--shutdown-timeout={self.stop_seconds}",
             "--rdzv-backend=c10d",
             f"--rdzv-conf=join_timeout={max(1, round(self.join_seconds))}",
         ]
@@ -45,7 +49,7 @@ class Agents:
         """The whole command.
 
         Args:
-            program: torchrun, as it is called where the command runs.
+            program: the agent, as it is called where the command runs.
             endpoint: `host:port` of the first machine.
             words: verb, arguments and overrides of vlmforge.
         """
@@ -53,13 +57,27 @@ class Agents:
         return [*program, *self.options(), *meeting, "-m", "vlmforge", *words]
 
 
-def installed_torchrun() -> list[str]:
-    """The torchrun of this environment, by its absolute path."""
-    return [str(Path(sys.executable).with_name("torchrun"))]
+def agent_program(python: str | None = None) -> list[str]:
+    """The agent of this environment; of another one, by the name of its Python."""
+    return [python or sys.executable, "-m", "vlmforge.parallel.torchrun"]
 
 
 def shell_text(command: Sequence[str]) -> str:
     """A command as a shell reads it back: one option of torchrun a line, then what it runs."""
-    start = command.index("-m")
-    lines = [shlex.quote(word) for word in command[:start]]
+    program = len(agent_program())
+    start = command.index("-m", program)
+    lines = [shlex.join(command[:program]), *(shlex.quote(word) for word in command[program:start])]
     return " \\\n  ".join([*lines, shlex.join(command[start:])])
+
+
+def main() -> int:
+    """The command."""
+    # What torch's C++ parts write of each connection that ends; who has ended is told. Read at import.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from vlmforge.parallel.agent import run_agent
+
+    return run_agent(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

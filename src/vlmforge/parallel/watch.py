@@ -28,6 +28,7 @@ import torch.distributed as dist
 
 from vlmforge.errors import EXIT_BUG, EXIT_INTERRUPTED, VlmforgeError
 from vlmforge.parallel.launch import ERROR_FILE, report_error
+from vlmforge.parallel.notes import note_end
 from vlmforge.parallel.whereabouts import Place, Status, report, take_status
 
 # How often the notes are looked at, in seconds: often where the limit is short.
@@ -164,6 +165,7 @@ class Watch:
                 if self._speaks_for_its_machine():
                     self._tell(trip, {self._rank: take_status(self._rank, self.place, error)})
             sys.stdout.flush()
+            note_end(trip.exit_code)
             os._exit(trip.exit_code)
 
     def _speaks_for_its_machine(self) -> bool:

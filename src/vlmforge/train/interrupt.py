@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from vlmforge.parallel.notes import note_asked, note_running
+
 
 class StopWish:
     """Whether somebody asked the run to stop."""
@@ -28,6 +30,7 @@ class StopWish:
             raise KeyboardInterrupt
         if not self.is_set:
             # Written at once, past every buffer: a signal can come in the middle of a print.
+            note_asked()
             os.write(2, b"\nstopping after this step, then saving; Ctrl-C again ends at once\n")
         self.is_set = True
 
@@ -37,6 +40,7 @@ def watch_signals() -> Iterator[StopWish]:
     """Turn SIGTERM and SIGINT into a wish while the block runs."""
     wish = StopWish()
     before = {number: signal.signal(number, wish.ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    note_running()
     try:
         yield wish
     finally:

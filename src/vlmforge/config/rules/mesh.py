@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vlmforge.config.derived import derive_batch, derive_world_size, num_ranks_beside_shard
+from vlmforge.config.derived import derive_batch, derive_world_size, is_whole_mesh, num_ranks_beside_shard
 from vlmforge.config.encode import scalar_text
 from vlmforge.config.rules.finding import Finding, Rule, Subject
 from vlmforge.config.rules.tensor import EXPERTS
@@ -48,8 +48,7 @@ def check_mesh(subject: Subject) -> Iterator[Finding]:
     if shard == 0:
         return
     ranks = derive_world_size(config, subject.facts.world_size, subject.facts.num_gpus)
-    fits = ranks % rest == 0 if shard == -1 else rest * shard == ranks
-    if fits:
+    if is_whole_mesh(config, ranks):
         return
     product = (
         f"pp x dp_replicate x cp x tp = {rest}"
@@ -88,6 +87,9 @@ def check_batch(subject: Subject) -> Iterator[Finding]:
     if config.parallelism.dp_shard == 0:
         return
     ranks = derive_world_size(config, subject.facts.world_size, subject.facts.num_gpus)
+    if not is_whole_mesh(config, ranks):
+        # Of a mesh that is none, no part of the batch can be told.
+        return
     sizes = derive_batch(config, ranks)
     micro, total = config.stage.micro_batch_size, config.stage.global_batch_size
     if config.stage.max_tokens_per_micro_batch is not None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vlmforge.config.derived import derive_batch, derive_world_size
+from vlmforge.config.derived import derive_batch, derive_world_size, is_whole_mesh
 from vlmforge.config.encode import scalar_text
 from vlmforge.config.plain import is_whole_number
 from vlmforge.config.rules.fields import nearest_number
@@ -58,6 +58,8 @@ def check_expert_parallel(subject: Subject) -> Iterator[Finding]:
             )
         return
     ranks = derive_world_size(subject.config, subject.facts.world_size, subject.facts.num_gpus)
+    if not is_whole_mesh(subject.config, ranks):
+        return
     axes = derive_batch(subject.config, ranks).axes
     holders = axes.dp_shard * axes.cp * axes.tp
     works = [n for n in range(1, holders + 1) if holders % n == 0 and count % n == 0 and (n % axes.tp == 0 or n == 1)]
