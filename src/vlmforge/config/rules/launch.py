@@ -111,15 +111,17 @@ def check_time_limit(subject: Subject) -> Iterator[Finding]:
     """Ranks are told to stop before the time limit, which is after they have started."""
     launch = subject.config.launch
     limit = None if launch.time_limit is None else _seconds(launch.time_limit)
-    if limit is None or limit > launch.stop_seconds + EARLY_SECONDS:
+    needed = launch.stop_seconds + EARLY_SECONDS
+    if limit is None or limit > needed:
         return
-    minutes = (launch.stop_seconds + EARLY_SECONDS) // 60 + 10
-    shorter = max(1, (limit - EARLY_SECONDS) // 4)
+    minutes = needed // 60 + 10
+    longer = f"launch.time_limit=0-{minutes // 60:02}:{minutes % 60:02}:00"
+    shorter = f", or launch.stop_seconds={max(1, (limit - EARLY_SECONDS) // 4)}" if limit > EARLY_SECONDS + 1 else ""
     yield Finding(
         ("launch.time_limit", "launch.stop_seconds"),
         f"launch.time_limit = {scalar_text(launch.time_limit)} ({limit} s) leaves no time to train: ranks are told to "
         f"stop launch.stop_seconds = {launch.stop_seconds} s before it, and Slurm may be a minute early",
-        f"launch.time_limit=0-{minutes // 60:02}:{minutes % 60:02}:00" + (f", or launch.stop_seconds={shorter}" if limit > EARLY_SECONDS else ""),
+        longer + shorter,
     )
 
 
