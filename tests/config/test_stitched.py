@@ -50,8 +50,47 @@ def refusal(recipe: str, *overrides: str) -> str:
         ("nemotron_nano_vl_8b/sft", "model.cache_image_embeds=true", "needs a frozen vision tower"),
         ("qwen3_vl_2b/sft", "model.cache_image_embeds=true", "only stitched models have it"),
         ("mistral_clip/sft", "model.image_cache_gib=5", "has no effect with model.cache_image_embeds = false"),
+        ("mistral_clip/sft", "model.config.projector_type=mistral", "mistral must be internvl, llama3.1_8b"),
+        ("mistral_clip/sft", "model.config.projector_norm=layernorm", "must be layer_norm, rms_norm or none"),
+        ("nvlm/sft_yi_34b_internvit_6b", "model.config.vision_config.norm_type=rms", "must be layer_norm or rms_norm"),
+        ("mistral_clip/sft", "model.config.downsample_ratio=0.4", "or a whole number's inverse such as 0.5"),
+        (
+            "nvlm/generate_qwen2p5_7b_siglip",
+            "model.config.vision_config.image_size=384",
+            "27 x 27 patches of 14 pixels, which do not fold 2 x 2",
+        ),
+        ("nvlm/sft_yi_34b_internvit_6b", "model.config.drop_class_tokens=false", "a class token has no place among"),
+        ("nemotron_nano_vl_8b/sft", "model.config.drop_class_tokens=false", "a class token has no place among"),
+        (
+            "nemotron_nano_vl_8b/sft",
+            "model.config.vision_config.image_size=500",
+            "image_size = 500 must be a multiple of patch_size = 16",
+        ),
+        (
+            "mistral_clip/sft",
+            "model.config.vision_config.num_attention_heads=7",
+            "vision_config.num_attention_heads = 7 must divide hidden_size = 1024",
+        ),
         ("qwen3_vl_2b/sft", "model.image.thumbnail=true", "has no effect on family qwen3_vl"),
     ],
 )
 def test_what_does_not_fit_is_refused(recipe: str, override: str, told: str) -> None:
     assert told in refusal(recipe, override)
+
+
+def test_what_makes_no_tokens_is_told_all_at_once_with_what_works() -> None:
+    at = "model.config"
+    told = refusal(
+        "nvlm/sft_yi_34b_internvit_6b",
+        f"{at}.vision_config.image_size=378",
+        f"{at}.drop_class_tokens=false",
+        f"{at}.projector_type=yi_34b",
+        f"{at}.projector_norm=layernorm",
+    )
+    for fix in (
+        f"{at}.vision_config.image_size=392, or {at}.downsample_ratio=1.0",
+        f"{at}.drop_class_tokens=true, or {at}.downsample_ratio=1.0",
+        f"{at}.projector_type=yi-34b",
+        f"{at}.projector_norm=layer_norm",
+    ):
+        assert f"fix:   {fix}" in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,22 @@ def test_no_more_is_kept_than_was_allowed(model: Any, world: World, tmp_path: Pa
     other = Watched(model, tmp_path / "other", world, max_bytes=sum(sizes))
     other.see(torch.randn(1, 3, 32, 32))
     assert not list((tmp_path / "other").rglob("*.safetensors"))
+
+
+def test_of_ranks_with_the_same_tiles_one_writes_with_all_the_room(model: Any, world: World, tmp_path: Path) -> None:
+    def ranks(axes: Axes, world_size: int, per_machine: int) -> frozenset[int]:
+        return replace(world, axes=axes, world_size=world_size, ranks_per_machine=per_machine).first_copies
+
+    assert ranks(Axes(tp=2, cp=2, dp_shard=2), 8, 8) == {0, 4}
+    assert ranks(Axes(dp_shard=4), 4, 2) == {0, 1, 2, 3}
+    # Along cp over two machines, of which each has a disk of its own.
+    assert ranks(Axes(tp=2, cp=4), 8, 4) == {0, 4}
+    pixels = torch.randn(3, 3, 32, 32)
+    size = 3 * 17 * 32 * 4
+    for rank in (1, 0):
+        twin = replace(world, axes=Axes(tp=2), world_size=2, ranks_per_machine=2, rank=rank)
+        Watched(model, tmp_path / "key", twin, max_bytes=size).see(pixels)
+        assert len(list(tmp_path.rglob("*.safetensors"))) == (3 if rank == 0 else 0)
 
 
 def test_another_tower_or_precision_has_another_name(model: Any, world: World) -> None:

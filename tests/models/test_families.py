@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
+from tests.support.group_files import read_model_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from vlmforge.config.recipes import installed_folder
@@ -41,20 +41,20 @@ PUBLISHED = {
     "qwen3_vl_2b": 2_127_532_032,
     "seed_oss_36b": 36_151_104_512,
     "smollm2_135m": 134_515_008,
-    # Stitched: the sum of the published language model (Llama's with 256 more rows), the tower (InternViT's with its
-    # dummy heads, CLIP's and SigLIP's without what is behind the last block) and the projector.
+    # Stitched: the sum of the published language model (Llama's with 256 more rows), the tower (the release's with
+    # its dummy heads, CLIP's and SigLIP's without what is behind the last block) and the projector.
     "mistral_clip": 7_248_023_552 + 303_505_408 + 73_400_320,
     "nemotron_nano_vl_8b": 8_032_358_400 + 651_642_880 + 37_767_168,
     "nvlm_d_72b": 72_706_203_648 + 6_052_672_640 + 620_717_056,
-    "nvlm_qwen2_72b_internvit_6b": 72_706_203_648 + 6_052_672_640 + 620_717_056,
-    "nvlm_qwen2p5_7b_internvit_6b": 7_615_616_512 + 6_052_672_640 + 58_733_056,
+    "nvlm_qwen2_72b_internvit_6b": 72_706_203_648 + 5_536_496_000 + 620_717_056,
+    "nvlm_qwen2p5_7b_internvit_6b": 7_615_616_512 + 5_536_496_000 + 58_733_056,
     "nvlm_qwen2p5_7b_siglip": 7_615_616_512 + 413_327_088 + 29_364_736,
-    "nvlm_yi_34b_internvit_6b": 34_388_917_248 + 6_052_672_640 + 408_970_240,
+    "nvlm_yi_34b_internvit_6b": 34_388_917_248 + 5_536_496_000 + 408_970_240,
 }
 
 
 def build_from_file(name: str) -> PreTrainedModel:
-    stated = yaml.safe_load((installed_folder("configs") / "model" / f"{name}.yaml").read_text())
+    stated = read_model_file(name)
     return build_on_meta(Config(model=ModelConfig(family=stated["family"], init="random", config=stated["config"])))
 
 

@@ -8,30 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tests.models.worker_published import train_published
+from tests.support.group_files import read_model_file
+from tests.support.published import PARTS, assert_has, fields_of, make_published, overrides, published_json
 from tests.support.ranks import start_groups, wait_for_ranks
-from tests.support.tiny import merge, stitched_fields
-from transformers import (
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    CLIPConfig,
-    CLIPModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-)
 
 from vlmforge.cli import main
-from vlmforge.config.chat_templates import CHAT_TEMPLATES
-from vlmforge.config.recipes import installed_folder
 from vlmforge.config.schema import Config, ModelConfig
-from vlmforge.data.draw import draw_square
 from vlmforge.models.build import build_on_meta
+from vlmforge.models.published import published_config
 from vlmforge.models.stitch import make_buffers
 from vlmforge.models.stitched_files import LAYOUTS, published_table
-from vlmforge.models.tokenizer import build_byte_tokenizer
 
 Expected = dict[str, tuple[tuple[int, ...], torch.dtype]]
 LOW, WIDE = torch.bfloat16, torch.float32
@@ -152,12 +140,53 @@ def nemotron() -> Expected:
     return expected | buffers | {f"{tower}summary_idxs": ((3,), torch.int64)}
 
 
+# What the published config.json files are known to say.
+NVLM_D_JSON = {
+    "architectures": ["NVLM_D"], "model_type": "NVLM_D", "downsample_ratio": 0.5, "force_image_size": 448,
+    "max_dynamic_patch": 6, "min_dynamic_patch": 1, "use_thumbnail": True, "ps_version": "v2", "select_layer": -1,
+    "template": "chatml",
+    "llm_config": {
+        "model_type": "qwen2", "vocab_size": 152064, "rope_theta": 1e6, "rms_norm_eps": 1e-6,
+        "rope_scaling": {"type": "dynamic", "factor": 3.0}, "max_position_embeddings": 32768,
+    },
+    "vision_config": {
+        "model_type": "intern_vit_6b", "num_attention_heads": 25, "hidden_size": 3200, "qk_normalization": True,
+        "norm_type": "rms_norm", "qkv_bias": False, "initializer_factor": 0.1, "layer_norm_eps": 1e-6,
+    },
+}  # fmt: skip
+NEMOTRON_JSON = {
+    "architectures": ["Llama_Nemotron_Nano_VL"], "model_type": "Llama_Nemotron_Nano_VL", "force_image_size": 512,
+    "patch_size": 16, "downsample_ratio": 0.5, "ps_version": "v2", "vit_hidden_size": 1280,
+    "projector_hidden_size": 4096,
+    "llm_config": {
+        "model_type": "llama", "vocab_size": 128512, "rope_theta": 5e5, "rms_norm_eps": 1e-5,
+        "rope_scaling": {
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+    },
+    "vision_config": {
+        "auto_map": {
+            "AutoConfig": "nvidia/C-RADIOv2-H--hf_model.RADIOConfig",
+            "AutoModel": "nvidia/C-RADIOv2-H--hf_model.RADIOModel",
+        },
+        "patch_size": 16, "max_resolution": 2048,
+        "args": {"model": "vit_huge_patch16_224", "cpe_max_size": 2048, "register_multiple": 8},
+    },
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("name", "layout", "expected"),
-    [("nvlm_d_72b", "nvlm_d", nvlm_d), ("nemotron_nano_vl_8b", "nemotron_nano_vl", nemotron)],
+    ("name", "layout", "expected", "stated_json"),
+    [
+        ("nvlm_d_72b", "nvlm_d", nvlm_d, NVLM_D_JSON),
+        ("nemotron_nano_vl_8b", "nemotron_nano_vl", nemotron, NEMOTRON_JSON),
+    ],
 )
-def test_the_files_of_the_full_model_are_those_that_are_published(name: str, layout: str, expected: Any) -> None:
-    stated = yaml.safe_load((installed_folder("configs") / "model" / f"{name}.yaml").read_text())
+def test_the_files_of_the_full_model_are_those_that_are_published(
+    name: str, layout: str, expected: Any, stated_json: dict[str, Any]
+) -> None:
+    stated = read_model_file(name)
     model = build_on_meta(Config(model=ModelConfig(family="stitched", init="random", config=stated["config"])))
     own = dict(model.named_parameters())
     rule = LAYOUTS[layout]
@@ -167,47 +196,7 @@ def test_the_files_of_the_full_model_are_those_that_are_published(name: str, lay
         found[file_name] = (tuple(shape), rule.dtype(file_name))
     found |= {file_name: (tuple(tensor.shape), tensor.dtype) for file_name, tensor in make_buffers(rule)}
     assert found == expected()
-
-
-def make_published(folder: Path, tower: str, text: str, layout_name: str) -> None:
-    """A tiny model in a published layout, of random weights."""
-    layout = LAYOUTS[layout_name]
-    model = build_on_meta(Config(model=ModelConfig(family="stitched", init="random", config=fields_of(tower, text))))
-    own = dict(model.named_parameters())
-    torch.manual_seed(0)
-    tensors = {
-        name: torch.randn(torch.cat([own[part] for part in owns]).shape).to(layout.dtype(name))
-        for name, owns in published_table(layout, list(own)).items()
-    }
-    folder.mkdir()
-    save_file({**tensors, **dict(make_buffers(layout))}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"model_type": "published"}))
-    tokenizer = build_byte_tokenizer()
-    tokenizer.chat_template = CHAT_TEMPLATES["builtin:chatml"].text
-    tokenizer.save_pretrained(folder)
-
-
-def fields_of(tower: str, text: str) -> dict[str, Any]:
-    """With a key-value head for each of four ranks."""
-    return merge(
-        stitched_fields(tower, text), {"tie_word_embeddings": False, "text_config": {"num_key_value_heads": 4}}
-    )
-
-
-def overrides(tower: str, text: str) -> list[str]:
-    """The model as overrides: a group file would have to lie beside a recipe."""
-    words = ["model.family=stitched", "model.chat_template=builtin:chatml", "model.image.max_tiles=2"]
-
-    def flat(at: str, value: Any) -> None:
-        if isinstance(value, dict) and at.count(".") < 3 and "rope" not in at:
-            for name, inner in value.items():
-                flat(f"{at}.{name}", inner)
-        else:
-            text = json.dumps(value).replace('"', "") if isinstance(value, dict) else json.dumps(value)
-            words.append(f"{at}={text}")
-
-    flat("model.config", fields_of(tower, text))
-    return words
+    assert_has(published_config(rule, model.config, stated["image"]), stated_json)
 
 
 RECIPE = """\
@@ -215,11 +204,6 @@ parallelism: {dp_shard: 1, param_dtype: float32}
 data: {train: [{path: 'builtin:image_messages', format: messages}]}
 stage: {seq_len: 256, global_batch_size: 2, max_steps: 1, optimizer: {lr: 1.0e-30, weight_decay: 0.0}}
 """
-
-
-# InternViT has a dummy head beside three.
-DRAWN = ("internvit", "llama")
-PARTS = {"nvlm_d": ("internvit", "qwen2"), "nemotron_nano_vl": ("radio", "llama")}
 
 
 @pytest.fixture(scope="module")
@@ -230,9 +214,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         # The step changes nothing: its rate is below what any weight can show.
         Path("none.yaml").write_text(RECIPE)
-        for layout, parts in PARTS.items():
-            make_published(folder / layout, *parts, layout)
-            assert main(["convert", *overrides(*parts), f"checkpoint={layout}", f"output=ours-{layout}"]) == 0
+        for layout in PARTS:
+            make_published(folder / layout, layout)
+            words = [*overrides(fields_of(layout)), f"checkpoint={layout}", f"output=ours-{layout}"]
+            assert main(["convert", *words]) == 0
         ranks = start_groups("tests.models.worker_published", (2, 4), folder, *PARTS)
         for layout in PARTS:
             train_published(layout, tp=1)
@@ -248,7 +233,7 @@ def test_a_published_folder_comes_back_bit_by_bit_through_training(
 ) -> None:
     monkeypatch.chdir(trained)
     again = f"again-{layout}-{tp}"
-    assert main(["convert", f"checkpoint=runs/{layout}-{tp}/export", f"layout={layout}", f"output={again}"]) == 0
+    assert main(["convert", f"checkpoint=runs/{layout}-{tp}", f"layout={layout}", f"output={again}"]) == 0
     before, after = (
         {name: t for path in (trained / folder).glob("*.safetensors") for name, t in load_file(path).items()}
         for folder in (layout, again)
@@ -257,67 +242,4 @@ def test_a_published_folder_comes_back_bit_by_bit_through_training(
     for name, tensor in before.items():
         assert tensor.dtype == after[name].dtype, name
         assert torch.equal(tensor, after[name]), name
-
-
-def test_a_misspelt_field_is_refused_before_a_folder_is_read(capsys: pytest.CaptureFixture[str]) -> None:
-    words = [*overrides("clip", "llama"), "model.config.projector_nrom=rms_norm", "tower=clip", "language_model=llama"]
-    assert main(["convert", *words, "output=joined"]) == 2
-    assert "model.config.projector_nrom = rms_norm: stitched has no such field" in capsys.readouterr().err
-
-
-def test_a_model_is_joined_from_a_tower_and_a_language_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    fields = fields_of("clip", "llama")
-    vision = {name: value for name, value in fields["vision_config"].items() if name != "model_type"}
-    small = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 8}
-    clip = CLIPModel(CLIPConfig(vision_config=vision, text_config=small, projection_dim=8))
-    clip.save_pretrained(tmp_path / "clip")
-    text = {**fields["text_config"], "vocab_size": 264, "tie_word_embeddings": True}
-    text.pop("model_type")
-    rope = {"rope_theta": text.pop("rope_theta"), **text.pop("rope_scaling")}
-    llama = LlamaForCausalLM(LlamaConfig(**text, rope_parameters=rope))
-    llama.save_pretrained(tmp_path / "llama")
-    build_byte_tokenizer().save_pretrained(tmp_path / "llama")
-    words = ["convert", *overrides("clip", "llama"), "tower=clip", "language_model=llama", "output=joined"]
-    assert main(words) == 0, capsys.readouterr().err
-    told = capsys.readouterr()
-    assert "tensors of the folders have no place in the model" in told.err
-    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "joined")
-    assert torch.equal(model.model.language_model.embed_tokens.weight[:264], llama.model.embed_tokens.weight)
-    assert torch.equal(model.lm_head.weight[:264], llama.model.embed_tokens.weight)
-    assert model.lm_head.weight[264:].std().item() == pytest.approx(0.02, rel=0.1)
-    tied = [word.replace("tie_word_embeddings=false", "tie_word_embeddings=true") for word in overrides(*DRAWN)]
-    assert main(["convert", *tied, "tower=random", "language_model=llama", "output=drawn"]) == 0
-    assert "are new, drawn from run.seed=0: model.vision_tower." in capsys.readouterr().out
-    tower = AutoModelForImageTextToText.from_pretrained(tmp_path / "drawn").model.vision_tower
-    assert torch.all(tower.encoder.layers[0].ls1 == tower.config.layer_scale_init_value), "its own rule of drawing"
-    assert main(["convert", "checkpoint=drawn", "layout=nvlm_d", "output=untied"]) == 0
-    untied = {name: t for path in (tmp_path / "untied").glob("*.safetensors") for name, t in load_file(path).items()}
-    rows = untied["language_model.model.embed_tokens.weight"]
-    assert torch.equal(untied["language_model.lm_head.weight"], rows), "published models tie nothing"
-    pixels = torch.randn(1, 3, 32, 32)
-    # Up to the last block, before the norm behind the pooled token.
-    theirs = clip.vision_model(pixels).last_hidden_state
-    torch.testing.assert_close(model.model.vision_tower(pixels), theirs)
-    (tmp_path / "red.png").write_bytes(draw_square(60, 30, (200, 0, 0)))
-    words = ["generate", "checkpoint=joined", "image=red.png", "prompt=Hi", "stage.generation.max_new_tokens=3"]
-    capsys.readouterr()
-    assert main([*words, "parallelism.param_dtype=float32"]) == 0, capsys.readouterr().err
-    answer = capsys.readouterr().out.removesuffix("\n")
-    # And by transformers alone, which knows the processor too.
-    processor = AutoProcessor.from_pretrained(tmp_path / "joined")
-    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Hi"}]}
-    asked = processor.apply_chat_template([turn], add_generation_prompt=True)
-    with Image.open(tmp_path / "red.png") as picture:
-        inputs = processor(images=picture, text=asked, return_tensors="pt", add_special_tokens=False)
-    assert inputs["pixel_values"].shape == (3, 3, 32, 32), "two tiles and the whole"
-    clear, white = (
-        processor(images=Image.new(mode, (32, 32), colour), text=asked, return_tensors="pt")["pixel_values"]
-        for mode, colour in (("RGBA", (9, 9, 9, 0)), ("RGB", "white"))
-    )
-    assert torch.equal(clear, white)
-    output = model.float().generate(**inputs, max_new_tokens=3, do_sample=False)
-    assert processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True) == answer
+    assert_has(json.loads((trained / again / "config.json").read_text()), published_json(layout))

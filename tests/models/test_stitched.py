@@ -29,6 +29,8 @@ from vlmforge.models.projector_model import pixel_shuffle
 from vlmforge.models.projectors import PROJECTORS
 from vlmforge.models.shape import build_hf_config
 from vlmforge.models.stitched_config import StitchedConfig
+from vlmforge.models.stitched_model import TOWER_CLASSES
+from vlmforge.models.towers import TOWERS
 from vlmforge.models.towers.internvit_model import HeadsNorm, InternVitTower
 from vlmforge.models.towers.radio_model import RadioTower, crop_positions
 from vlmforge.parallel.context import SequenceSplit
@@ -324,6 +326,10 @@ def test_an_image_token_beyond_the_table_is_replaced_before_it_is_looked_up() ->
         for model, word in ((inside, 264), (beyond, 288))
     ]
     assert torch.equal(*logits)
+
+
+def test_every_tower_has_a_class() -> None:
+    assert list(TOWER_CLASSES) == list(TOWERS)
 
 
 def test_more_image_tokens_than_tiles_are_refused() -> None:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from vlmforge.commands.configuring import load_settings
 from vlmforge.commands.request import Request
-from vlmforge.config.rules.fields import check_fields
-from vlmforge.config.rules.model import check_family, check_image
-from vlmforge.errors import EXIT_OK, ConfigError, Problem
+from vlmforge.config.rules import fields, model, stitched
+from vlmforge.errors import EXIT_OK, CheckpointError, ConfigError, Problem
 
 PARTS = ("tower", "language_model")
-MODEL_RULES = (check_family, check_fields, check_image)
+MODEL_RULES = (model.check_family, model.check_image, fields.check_fields, fields.check_heads, *stitched.RULES)
 SHOWN_NAMES = 8
 
 
@@ -31,21 +30,48 @@ def run(request: Request) -> int:
     from vlmforge.models.convert import join_parts, read_published, write_published
 
     if layout is not None:
-        done = write_published(Path(request.required("checkpoint", "runs/nvlm/export")), layout, output)
+        folder = _find_folder(request.required("checkpoint", "runs/nvlm"), config.run.output_dir)
+        done = write_published(folder, layout, output)
     elif request.all("checkpoint"):
-        done = read_published(config.model, request.required("checkpoint", "nvidia/NVLM-D-72B"), output)
+        published = request.required("checkpoint", "nvidia/NVLM-D-72B")
+        done = read_published(config.model, published, output, config.run.seed)
     else:
         tower, text = (request.required(name, "FOLDER") for name in PARTS)
         done = join_parts(config.model, tower, text, output, config.run.seed)
+    for note in done.notes:
+        print(note, file=sys.stderr)
     if done.unused:
         some = ", ".join(done.unused[:3])
         print(f"{len(done.unused)} tensors of the folders have no place in the model: {some}", file=sys.stderr)
     if done.drawn:
         some = ", ".join(done.drawn[:SHOWN_NAMES]) + (", ..." if len(done.drawn) > SHOWN_NAMES else "")
         print(f"{len(done.drawn)} tensors are new, drawn from run.seed={config.run.seed}: {some}")
-    size = f", {done.num_parameters / 1e6:.1f}M parameters" if done.num_parameters else ""
-    print(f"{output}{size}")
+    print(f"{output}, {done.num_parameters / 1e6:.1f}M parameters")
     return EXIT_OK
+
+
+def _find_folder(name: str, output_dir: str) -> Path:
+    """The folder with the whole weights of a checkpoint: a run's export, or merged, a model folder, a hub id's.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    from vlmforge.generate.load import find_checkpoint
+    from vlmforge.models.hub import fetch_folder
+
+    found = find_checkpoint(name, output_dir)
+    if found.kind == "peft":
+        merged = Path(found.path).with_name("merged")
+        if found.recipe is not None and merged.is_dir():
+            return merged
+        what = f"checkpoint = {name} is an adapter, and a published model is whole"
+        fix = "train with checkpointing.export_merged=true and give the run, or merge it by peft's merge_and_unload"
+        raise CheckpointError(Problem(what, found.path, fix))
+    if found.kind == "step":
+        what = f"checkpoint = {name} has no export/ yet; its steps hold the state of training"
+        fix = "let the run end, or export on the way with checkpointing.export=100, then give its export/"
+        raise CheckpointError(Problem(what, found.path, fix))
+    return fetch_folder(found.path, key="checkpoint")
 
 
 def _check_arguments(request: Request) -> None:

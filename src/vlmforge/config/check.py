@@ -20,13 +20,29 @@ from vlmforge.config.rules import (
     optimizer,
     run,
     stage,
+    stitched,
     tensor,
 )
 from vlmforge.config.rules.finding import Finding, Rule, Subject
 from vlmforge.config.schema import Config
 from vlmforge.errors import Problem
 
-_PARTS = (model, image_cache, fields, layers, mesh, tensor, context, data, blend, stage, optimizer, run, launch)
+_PARTS = (
+    model,
+    image_cache,
+    fields,
+    stitched,
+    layers,
+    mesh,
+    tensor,
+    context,
+    data,
+    blend,
+    stage,
+    optimizer,
+    run,
+    launch,
+)
 RULES: tuple[Rule, ...] = tuple(rule for part in _PARTS for rule in part.RULES)
 
 

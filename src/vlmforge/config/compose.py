@@ -43,7 +43,7 @@ from vlmforge.config.layers import (
 )
 from vlmforge.config.origins import Origins
 from vlmforge.config.overrides import Choice, Setting, apply_settings, command_line, quoted
-from vlmforge.config.plain import is_list, is_plain, is_section
+from vlmforge.config.plain import is_list, is_plain, is_section, merge
 from vlmforge.config.pretrained import Stated, drop_stated_shape
 from vlmforge.config.recipes import (
     RecipeFile,
@@ -302,7 +302,7 @@ def _find_stated(layers: list[Layer]) -> Stated:
             continue
         content: Any = OmegaConf.to_container(OmegaConf.load(layer.file.path), resolve=False)
         shape = content.get("config")
-        values.update(shape if is_section(shape) else {})
+        values = merge(values, shape if is_section(shape) else {})
         origins.update({".".join(("model", *entry.path)): layer.file.where(entry.line) for entry in layer.file.entries})
     return Stated(values, origins)
 

@@ -21,6 +21,25 @@ class WrapperFacts(Protocol):
         ...
 
 
+class TilesFacts(Protocol):
+    """What is read of a stitched model's tower; `vlmforge.models.family.Tiles` has it."""
+
+    @property
+    def prefix_tokens(self) -> int | tuple[str, ...]:
+        """Tokens before those of the patches, or the fields of `vision_config` whose sum it is."""
+        ...
+
+    @property
+    def needs_whole_patches(self) -> bool:
+        """Whether a tile must be whole patches."""
+        ...
+
+    @property
+    def choices(self) -> Mapping[str, tuple[str, ...]]:
+        """Fields, by their path in config.json, to the values that they may have."""
+        ...
+
+
 class FamilyFacts(Protocol):
     """What is read of a model family; `vlmforge.models.Family` has it."""
 
@@ -71,6 +90,11 @@ class FamilyFacts(Protocol):
     @property
     def image_keys(self) -> Collection[str]:
         """Keys of `model.image` that have an effect."""
+        ...
+
+    @property
+    def tiles(self) -> TilesFacts | None:
+        """What a stitched model's tower makes of a tile; null for other models."""
         ...
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeGuard, cast
 
 
@@ -18,6 +19,16 @@ def is_list(value: object) -> TypeGuard[list[Any]]:
 def is_whole_number(value: object) -> TypeGuard[int]:
     """Whether it is an int; true and false are not."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Values over others, those of sections too."""
+    merged = {**below, **above}
+    for name, value in above.items():
+        inner = below.get(name)
+        if is_section(inner) and is_section(value):
+            merged[name] = merge(inner, value)
+    return merged
 
 
 def items_of(value: object) -> list[tuple[str, Any]]:

@@ -113,7 +113,9 @@ def nest(content: Mapping[str, Any], family: FamilyFacts) -> dict[str, Any]:
     section = family.text_section
     if not section or section in content:
         return dict(content)
-    inner = {name: value for name, value in content.items() if name in family.text_fields}
+    # What the model has too stays the model's.
+    moved = family.text_fields.keys() - family.fields.keys()
+    inner = {name: value for name, value in content.items() if name in moved}
     return {**{name: value for name, value in content.items() if name not in inner}, section: inner}
 
 

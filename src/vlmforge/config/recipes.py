@@ -118,12 +118,14 @@ def find_group_file(recipe: RecipeFile, name: str) -> Path | None:
 
 
 def group_options(recipe: RecipeFile, group: str) -> list[str]:
-    """Every option of a group that this recipe can name, sorted."""
+    """Every option of a group that this recipe can name, sorted; a folder `parts` holds what its files share."""
 
     def options() -> Iterator[str]:
         for folder in group_folders(recipe):
             for path in (folder / group).rglob("*.yaml"):
-                yield path.relative_to(folder / group).with_suffix("").as_posix()
+                option = path.relative_to(folder / group).with_suffix("")
+                if option.parts[0] != "parts":
+                    yield option.as_posix()
 
     return sorted(set(options()))
 

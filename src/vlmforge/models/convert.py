@@ -11,20 +11,22 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vlmforge.config.schema import Config, ModelConfig
 from vlmforge.errors import CheckpointError, ConfigError, Problem, one_of
-from vlmforge.models.build import build_on_meta
+from vlmforge.models.build import build_on_meta, check_on_meta, count_parameters
 from vlmforge.models.hub import fetch_folder
-from vlmforge.models.images import build_image_rule, save_processor
-from vlmforge.models.stitch import Source, TensorFiles, list_tensors, publish, stitch
+from vlmforge.models.images import build_image_processor, build_image_rule, save_processor
+from vlmforge.models.published import check_publishable, list_habits, published_config
+from vlmforge.models.shape import build_hf_config
+from vlmforge.models.stated import check_published, check_text, check_tower, layout_of, read_config
+from vlmforge.models.stitch import Fit, Source, TensorFiles, list_tensors, publish, stitch
 from vlmforge.models.stitched import STITCHED, TEXT_PATH
 from vlmforge.models.stitched_files import (
     LAYOUTS,
     PUBLISHED_TEXT,
     TEXT_PREFIXES,
-    Layout,
     Table,
     find_table,
     published_table,
@@ -49,11 +51,13 @@ class Converted:
         num_parameters: of the model.
         drawn: names of the tensors that no folder had.
         unused: names of a folder's tensors that the model has no place for.
+        notes: what was added to tensors of the folders, and what readers of a layout take for granted.
     """
 
     num_parameters: int
     drawn: Sequence[str] = ()
     unused: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 def join_parts(model: ModelConfig, tower: str, language_model: str, output: Path, seed: int) -> Converted:
@@ -67,119 +71,95 @@ def join_parts(model: ModelConfig, tower: str, language_model: str, output: Path
         seed: of what is drawn, and of rows that a table gains.
 
     Raises:
-        ConfigError: the shape is no stitched model's, or the tokenizer does not fit it.
+        ConfigError: the shape is no stitched model's or not the parts', or the tokenizer does not fit it.
         CheckpointError: a folder lacks a tensor, or has one of another shape.
     """
     text_folder = fetch_folder(language_model, key="language_model")
     model = _without_weights(model, text_folder)
-    built, seeing = build_on_meta(Config(model=model)), _prepare(model)
-    names = [name for name, _ in built.named_parameters()]
+    built = _build(model)
+    check_text(build_hf_config(ModelConfig(pretrained=str(text_folder))), built.config.text_config, text_folder)
+    seeing, fit = _prepare(model), Fit(built, seed)
     text_files, shape = list_tensors(text_folder), built.config.vision_config
-    sources = _text_sources(names, text_files, text_folder)
+    sources = _text_sources(list(fit.shapes), text_files, text_folder)
     # Of the language model's own; a norm is small.
     dtype = _dtype_of(sources[0], f"{TEXT_PATH}.norm.weight")
     with TemporaryDirectory() as place:
         is_drawn = tower == RANDOM
         folder = _draw_tower(shape, seed, dtype, Path(place)) if is_drawn else fetch_folder(tower, key="tower")
+        check_tower(read_config(folder, "tower"), shape, folder)
         tower_files = list_tensors(folder)
-        seen = _find(tower_candidates(shape.model_type, names), tower_files, folder)
+        seen = _find(tower_candidates(shape.model_type, list(fit.shapes)), tower_files, folder)
         sources.append(Source(folder, seen))
-        drawn = stitch(built, sources, output, seed, dtype)
+        drawn = stitch(fit, sources, output, dtype)
     if is_drawn:
         drawn = [own for owns in seen.values() for own in owns] + drawn
     used = {name for source in sources for name in source.table}
     _write_rest(built, *seeing, output, dtype)
-    count = sum(parameter.numel() for parameter in built.parameters())
-    return Converted(count, drawn, sorted((tower_files | text_files) - used))
+    return Converted(count_parameters(built)[0], drawn, sorted((tower_files | text_files) - used), fit.notes)
 
 
-def read_published(model: ModelConfig, checkpoint: str, output: Path) -> Converted:
+def read_published(model: ModelConfig, checkpoint: str, output: Path, seed: int) -> Converted:
     """Make a stitched model of a published one's files.
 
+    Args:
+        model: its shape, and how it sees.
+        checkpoint: folder or hub id.
+        output: folder of the result.
+        seed: of rows that a table gains.
+
     Raises:
-        ConfigError: the shape is no stitched model's, or no published layout has its tower.
-        CheckpointError: the folder lacks a tensor, or has one of another shape.
+        ConfigError: the shape is not what the folder's config.json says.
+        CheckpointError: the folder is no published model's, lacks a tensor, or has one of another shape.
     """
     folder = fetch_folder(checkpoint, key="checkpoint")
+    stored = read_config(folder, "checkpoint")
+    layout = layout_of(stored, folder)
     model = _without_weights(model, folder)
-    built, seeing = build_on_meta(Config(model=model)), _prepare(model)
-    names = [name for name, _ in built.named_parameters()]
+    built = _build(model)
+    check_publishable(layout, built.config, "model.config")
+    check_published(stored, built.config, layout, folder)
+    seeing, fit = _prepare(model), Fit(built, seed)
     available = list_tensors(folder)
-    layout = _layout_of_tower(built.config.vision_config.model_type)
-    table = _find([published_table(layout, names)], available, folder)
-    source = Source(folder, table)
+    source = Source(folder, _find([published_table(layout, list(fit.shapes))], available, folder))
     dtype = _dtype_of(source, f"{TEXT_PATH}.norm.weight")
-    stitch(built, [source], output, 0, dtype)
+    stitch(fit, [source], output, dtype)
+    # What the release says besides goes back with it.
+    built.config.published = stored
     _write_rest(built, *seeing, output, dtype)
-    count = sum(parameter.numel() for parameter in built.parameters())
-    return Converted(count, (), sorted(available - table.keys() - layout.buffers.keys()))
+    unused = sorted(available - source.table.keys() - layout.buffers.keys())
+    return Converted(count_parameters(built)[0], (), unused, fit.notes)
 
 
-def write_published(checkpoint: Path, layout_name: str, output: Path) -> Converted:
+def write_published(folder: Path, layout_name: str, output: Path) -> Converted:
     """Write a stitched model's folder as a published model's files.
 
     Raises:
-        ConfigError: there is no such layout, or it is for another tower.
-        CheckpointError: the folder is no stitched model's.
+        ConfigError: there is no such layout, or its readers would take the model for another.
+        CheckpointError: the folder is no model's, or lacks a tensor.
     """
     if layout_name not in LAYOUTS:
         known = one_of(list(LAYOUTS))
         what = f"layout = {layout_name} is not a layout; there is {known}"
         raise ConfigError(Problem(what, "command line", f"layout={next(iter(LAYOUTS))}"))
-    layout = LAYOUTS[layout_name]
-    shape = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
-    tower = getattr(getattr(shape, "vision_config", None), "model_type", None)
-    if shape.model_type != STITCHED.model_type or tower != layout.tower:
-        what = f"layout = {layout_name} is for stitched models with the tower {layout.tower}, and this has {tower}"
-        raise ConfigError(Problem(what, str(checkpoint), "give the export/ of such a model, or another layout"))
-    model = ModelConfig(pretrained=str(checkpoint), tokenizer=str(checkpoint))
-    names = [name for name, _ in build_on_meta(Config(model=model)).named_parameters()]
-    table = published_table(layout, names)
+    layout, where = LAYOUTS[layout_name], str(folder / "config.json")
+    if read_config(folder, "checkpoint").get("model_type") != STITCHED.model_type:
+        what = f"layout = {layout_name} is for stitched models, and {folder} is none"
+        raise ConfigError(Problem(what, where, "give the export/ of a stitched model"))
+    model = ModelConfig(pretrained=str(folder), tokenizer=str(folder))
+    shape: Any = build_hf_config(model)
+    check_publishable(layout, shape, where)
+    if layout.num_dummy_heads:
+        model = replace(model, config={"vision_config": {"num_dummy_heads": layout.num_dummy_heads}})
+    fit = Fit(_build(model))
+    table = published_table(layout, list(fit.shapes))
     if shape.tie_word_embeddings:
         # Published models tie nothing: their head is a copy.
         table = {**table, f"{PUBLISHED_TEXT}lm_head.weight": (f"{TEXT_PATH}.embed_tokens.weight",)}
-    publish(checkpoint, names, layout_name, table, output)
-    config = published_config(layout_name, shape, json.loads((checkpoint / "preprocessor_config.json").read_text()))
-    (output / "config.json").write_text(json.dumps(config, indent=2))
-    load_tokenizer(checkpoint).save_pretrained(output)
-    return Converted(0)
-
-
-def published_config(layout_name: str, shape: Any, seen: Any) -> dict[str, Any]:
-    """The config.json of a published model.
-
-    Args:
-        layout_name: of `LAYOUTS`.
-        shape: the stitched model's config.
-        seen: its preprocessor_config.json.
-    """
-    tower = shape.vision_config
-    common = {
-        "downsample_ratio": shape.downsample_ratio,
-        "force_image_size": tower.image_size,
-        "ps_version": "v2",
-        "llm_config": shape.text_config.to_dict(),
-        "vision_config": tower.to_dict(),
-    }
-    if layout_name == "nvlm_d":
-        return {
-            "architectures": ["NVLM_D"],
-            "model_type": "NVLM_D",
-            **common,
-            "max_dynamic_patch": seen["max_tiles"],
-            "min_dynamic_patch": 1,
-            "use_thumbnail": seen["thumbnail"],
-            "select_layer": -1,
-            "template": "chatml",
-        }
-    return {
-        "architectures": ["Llama_Nemotron_Nano_VL"],
-        "model_type": "Llama_Nemotron_Nano_VL",
-        **common,
-        "patch_size": tower.patch_size,
-        "vit_hidden_size": tower.hidden_size,
-        "projector_hidden_size": shape.projector_hidden_size,
-    }
+    publish(folder, fit, layout, table, output)
+    seen = build_image_processor(ModelConfig(pretrained=str(folder)), shape).to_dict()
+    (output / "config.json").write_text(json.dumps(published_config(layout, shape, seen), indent=2))
+    load_tokenizer(folder).save_pretrained(output)
+    return Converted(count_parameters(fit.model)[0], notes=[*fit.notes, *list_habits(layout, seen)])
 
 
 def _draw_tower(shape: Any, seed: int, dtype: torch.dtype, folder: Path) -> Path:
@@ -189,6 +169,18 @@ def _draw_tower(shape: Any, seed: int, dtype: torch.dtype, folder: Path) -> Path
         tower: Any = TOWER_CLASSES[shape.model_type]._from_config(shape)
     tower.to(dtype).save_pretrained(folder)
     return folder
+
+
+def _build(model: ModelConfig) -> PreTrainedModel:
+    """On meta.
+
+    Raises:
+        ConfigError: transformers cannot build it.
+    """
+    problems = check_on_meta(Config(model=model))
+    if problems:
+        raise ConfigError(problems)
+    return build_on_meta(Config(model=model))
 
 
 def _without_weights(model: ModelConfig, folder: Path) -> ModelConfig:
@@ -229,15 +221,6 @@ def _dtype_of(source: Source, own: str) -> torch.dtype:
     name = next(file for file, owns in source.table.items() if owns == (own,))
     with ExitStack() as stack:
         return TensorFiles(source.folder, stack).read(name).dtype
-
-
-def _layout_of_tower(tower: str) -> Layout:
-    for layout in LAYOUTS.values():
-        if layout.tower == tower:
-            return layout
-    known = one_of([layout.tower for layout in LAYOUTS.values()])
-    what = f"no published layout has the tower {tower}; there are some for {known}"
-    raise ConfigError(Problem(what, "model.config.vision_config", "give tower= and language_model= in its place"))
 
 
 def _prepare(model: ModelConfig) -> tuple[PreTrainedTokenizerBase, ImageRule | None]:

@@ -46,7 +46,8 @@ class EmbedCache:
         Args:
             folder: of one tower; its parent holds other towers' features too.
             max_bytes: that the parent may hold; what is beyond is not kept.
-            world: its ranks look together, and share what room is left.
+            world: its ranks look together; of those with the same tiles one writes on each machine, and what room is
+                left is shared among those that write.
             tell: says a line to the user.
         """
         self._folder = folder
@@ -55,7 +56,8 @@ class EmbedCache:
         self._is_full = self._has_run = False
         sizes = [_size(path) for path in folder.parent.glob("*/*/*.safetensors")]
         own = len(list(folder.glob("*/*.safetensors")))
-        self._room = max(0, max_bytes - sum(sizes)) // world.world_size
+        self._writes = world.rank in world.first_copies
+        self._room = max(0, max_bytes - sum(sizes)) // len(world.first_copies)
         tell(
             f"features of the frozen vision tower are kept in {folder}: {own} tiles so far; with other towers' "
             f"{sum(sizes) / GIB:.2f} of at most {max_bytes / GIB:g} GiB"
@@ -77,8 +79,9 @@ class EmbedCache:
         self._has_run = True
         if is_lacking:
             features: Tensor = tower(pixel_values)
-            for name, feature in zip(names, features.detach().cpu(), strict=True):
-                self._write(name, feature)
+            if self._writes:
+                for name, feature in zip(names, features.detach().cpu(), strict=True):
+                    self._write(name, feature)
             return features
         assert kept is not None, "no rank lacks one"
         if not has_run:

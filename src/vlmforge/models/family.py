@@ -55,6 +55,7 @@ class Family:
         renamed: prefixes of tensor names in files to those of the model, where they differ; the first that fits.
         sections: of a model of text and images, config.json's sections with their fields, as `fields` has them.
         vision: how it sees; None: text only.
+        tiles: of a stitched model, what its tower makes of a tile; None: another model, or a tower that is not known.
         lean: classes of the model's layers that are trained with a forward pass of our own, and what they compute.
         sharding: how tp and ep cut the model: module pattern to style, as `parallel/styles.py` names them; `*`
             is one part of a name, and a row that ends with ? may match nothing. Every parameter is in some row.
@@ -85,6 +86,7 @@ class Family:
     choose: Callable[[Mapping[str, Any]], Family] | None = None
     renamed: tuple[tuple[str, str], ...] = ()
     vision: Vision | None = None
+    tiles: Tiles | None = None
 
     def narrow(self, fields: Mapping[str, Any]) -> Family:
         """The family of a config: itself, or where it takes parts of several kinds, that of the config's own."""
@@ -143,6 +145,22 @@ class Vision:
     mean: Rgb
     std: Rgb
     has_mrope: bool = False
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """What decides whether the tiles of a stitched model become whole tokens.
+
+    Attributes:
+        prefix_tokens: that its tower gives before those of the patches: a number, or the fields of `vision_config`
+            whose sum it is.
+        needs_whole_patches: whether a tile must be whole patches; other towers leave out what is over.
+        choices: fields, by their path in config.json, to the values that they may have.
+    """
+
+    prefix_tokens: int | tuple[str, ...]
+    needs_whole_patches: bool
+    choices: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)

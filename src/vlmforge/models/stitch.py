@@ -6,11 +6,11 @@ Nothing is held whole: each tensor is read when it is written, and the files of 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
@@ -20,10 +20,10 @@ from transformers import PreTrainedModel
 
 from vlmforge.errors import CheckpointError, Problem
 from vlmforge.models.export import MAX_FILE_BYTES
-from vlmforge.models.stitched_files import LAYOUTS, Layout, Table
+from vlmforge.models.stitched_files import Layout, Table
 
-# Of new rows of a table and of the projector's matrices; Megatron's scripts for Nemotron say so, those for NVLM 0.014.
-INIT_STD = 0.02
+ZERO_HEADS = "heads of zeros"
+Fitting = Literal["same", "reshaped", "rows", "heads"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,10 @@ class TensorFiles:
         """All of them."""
         return set(self._files)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of one tensor, which is not read."""
+        return tuple(self._files[name].get_slice(name).get_shape())
+
     def read(self, name: str) -> Tensor:
         """One tensor."""
         return self._files[name].get_tensor(name)
@@ -64,14 +68,104 @@ def list_tensors(folder: Path) -> set[str]:
         return TensorFiles(folder, stack).names()
 
 
-def stitch(model: PreTrainedModel, sources: Sequence[Source], output: Path, seed: int, dtype: torch.dtype) -> list[str]:
+@dataclass
+class Fit:
+    """Brings the tensors of files into a model's shapes, and notes what it added.
+
+    Attributes:
+        model: on meta.
+        seed: of new rows and of tensors that no file has.
+        notes: what was added to the tensors of files, for the user.
+    """
+
+    model: PreTrainedModel
+    seed: int = 0
+    notes: list[str] = field(default_factory=list[str])
+
+    def __post_init__(self) -> None:
+        """Read the shapes."""
+        self.shapes = {name: tuple(parameter.shape) for name, parameter in self.model.named_parameters()}
+        self._std: float = self.model.config.initializer_range
+        self._generator = torch.Generator().manual_seed(self.seed)
+
+    def check(self, name: str, have: tuple[int, ...], folder: Path) -> Fitting:
+        """How a tensor of a file gets the model's shape.
+
+        Args:
+            name: of the model's parameter.
+            have: shape in the file.
+            folder: of the file.
+
+        Raises:
+            CheckpointError: in none of the ways there are.
+        """
+        want = self.shapes[name]
+        if have == want:
+            return "same"
+        if [size for size in have if size > 1] == [size for size in want if size > 1]:
+            return "reshaped"
+        if name.endswith(("embed_tokens.weight", "lm_head.weight")) and have[1:] == want[1:] and have[0] < want[0]:
+            return "rows"
+        if self._lacks_dummies(name, have, want):
+            return "heads"
+        problem = Problem(
+            f"{name} has shape {list(have)} in the files and {list(want)} in the model",
+            str(folder),
+            "correct model.config, or give the folder that it describes",
+        )
+        raise CheckpointError(problem)
+
+    def adapt(self, name: str, tensor: Tensor, folder: Path) -> Tensor:
+        """A tensor in the model's shape: as it is, with new rows of a table, or with heads of zeros.
+
+        Raises:
+            CheckpointError: as `check`.
+        """
+        have, want = tuple(tensor.shape), self.shapes[name]
+        kind = self.check(name, have, folder)
+        if kind == "rows":
+            self.notes.append(f"{name} has {have[0]} rows in the files, and {want[0] - have[0]} new ones now")
+            return self._grow(tensor, self._normal(want).to(tensor.dtype))
+        if kind == "heads":
+            if not any(ZERO_HEADS in note for note in self.notes):
+                count = self.model.config.vision_config.num_dummy_heads
+                self.notes.append(f"{name} and those like it have no {ZERO_HEADS} in the files; {count} are added")
+            # A norm's weight for them is never used; ones would be as good.
+            return self._grow(tensor, torch.zeros(want, dtype=tensor.dtype))
+        return tensor.reshape(want).clone()
+
+    def draw(self, name: str) -> Tensor:
+        """A tensor of a new projector: matrices around zero, norms of one, biases of zero."""
+        shape = self.shapes[name]
+        if len(shape) > 1:
+            return self._normal(shape)
+        return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
+
+    def _normal(self, shape: tuple[int, ...]) -> Tensor:
+        return self._std * torch.randn(shape, generator=self._generator)
+
+    def _grow(self, tensor: Tensor, grown: Tensor) -> Tensor:
+        grown[tuple(slice(size) for size in tensor.shape)] = tensor
+        return grown
+
+    def _lacks_dummies(self, name: str, have: tuple[int, ...], want: tuple[int, ...]) -> bool:
+        """Whether sizes differ by the heads of zeros alone, in the attention of a tower that has some."""
+        tower = self.model.config.vision_config
+        dummies = getattr(tower, "num_dummy_heads", 0)
+        if not dummies or ".attn." not in name or len(have) != len(want):
+            return False
+        real = tower.num_attention_heads * tower.head_dim
+        padded = (real, real + dummies * tower.head_dim)
+        return all(pair == padded or pair[0] == pair[1] for pair in zip(have, want, strict=True))
+
+
+def stitch(fit: Fit, sources: Sequence[Source], output: Path, dtype: torch.dtype) -> list[str]:
     """Write the weights of a model whose parts are in other folders.
 
     Args:
-        model: on meta.
+        fit: to the model's shapes.
         sources: of its parts; what is in none of them is drawn.
         output: folder of the result; its weights are replaced.
-        seed: of what is drawn.
         dtype: of what is drawn; other tensors keep theirs.
 
     Returns:
@@ -80,81 +174,63 @@ def stitch(model: PreTrainedModel, sources: Sequence[Source], output: Path, seed
     Raises:
         CheckpointError: a tensor has another shape than the model's.
     """
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    for source in sources:
+        _check_shapes(source, fit)
     found = {own for source in sources for owns in source.table.values() for own in owns}
-    drawn = [name for name in shapes if name not in found]
-    generator = torch.Generator().manual_seed(seed)
+    drawn = [name for name in fit.shapes if name not in found]
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for source in sources:
-            yield from _read_parts(source, shapes, model, generator)
+            yield from _read_parts(source, fit)
         for name in drawn:
-            yield name, _draw(name, shapes[name], generator).to(dtype)
+            yield name, fit.draw(name).to(dtype)
 
     write_folder(output, tensors())
     return drawn
 
 
-def _read_parts(
-    source: Source, shapes: Mapping[str, tuple[int, ...]], model: PreTrainedModel, generator: torch.Generator
-) -> Iterator[tuple[str, Tensor]]:
+def _check_shapes(source: Source, fit: Fit) -> None:
+    """All of a folder's, before anything is written."""
+    with ExitStack() as stack:
+        files = TensorFiles(source.folder, stack)
+        for file_name, owns in source.table.items():
+            rows, *rest = files.shape(file_name)
+            for own in owns:
+                fit.check(own, (rows // len(owns), *rest), source.folder)
+
+
+def _read_parts(source: Source, fit: Fit) -> Iterator[tuple[str, Tensor]]:
     with ExitStack() as stack:
         files = TensorFiles(source.folder, stack)
         for file_name, owns in source.table.items():
             for own, part in zip(owns, files.read(file_name).chunk(len(owns)), strict=True):
-                yield own, _fit(own, part, shapes[own], model, source.folder, generator)
+                yield own, fit.adapt(own, part, source.folder)
 
 
-def _fit(
-    name: str, tensor: Tensor, shape: tuple[int, ...], model: PreTrainedModel, folder: Path, generator: torch.Generator
-) -> Tensor:
-    """A tensor in the model's shape: with dummy heads of zeros, with new rows of a table, or as it is."""
-    if tuple(tensor.shape) == shape:
-        return tensor.clone()
-    is_table = name.endswith(("embed_tokens.weight", "lm_head.weight"))
-    grows = tensor.ndim == len(shape) and all(have <= want for have, want in zip(tensor.shape, shape, strict=True))
-    has_dummies = bool(getattr(model.config.vision_config, "num_dummy_heads", 0)) and ".attn." in name
-    if tensor.numel() == torch.Size(shape).numel() and tensor.squeeze().shape == torch.Size(shape):
-        return tensor.reshape(shape).clone()
-    if not grows or not (is_table or has_dummies):
-        problem = Problem(
-            f"{name} has shape {list(tensor.shape)} in the files and {list(shape)} in the model",
-            str(folder),
-            "correct model.config, or give the folder that it describes",
-        )
-        raise CheckpointError(problem)
-    # A norm's weight for dummies is never used; ones would be as good.
-    grown = torch.zeros(shape, dtype=tensor.dtype)
-    if is_table:
-        grown = (INIT_STD * torch.randn(shape, generator=generator)).to(tensor.dtype)
-    grown[tuple(slice(size) for size in tensor.shape)] = tensor
-    return grown
-
-
-def _draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """A new projector: matrices around zero, norms of one, biases of zero."""
-    if len(shape) > 1:
-        return INIT_STD * torch.randn(shape, generator=generator)
-    return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
-
-
-def publish(folder: Path, names: Sequence[str], layout_name: str, table: Table, output: Path) -> None:
+def publish(folder: Path, fit: Fit, layout: Layout, table: Table, output: Path) -> None:
     """Write the weights of a stitched folder as a published model's files have them.
 
     Args:
         folder: of a stitched model.
-        names: of its parameters.
-        layout_name: of `LAYOUTS`.
+        fit: to the shapes of the published one, which may have heads of zeros besides.
+        layout: of the files.
         table: of that layout.
         output: folder of the result.
+
+    Raises:
+        CheckpointError: the folder lacks a tensor, or has one of another shape.
     """
-    layout = LAYOUTS[layout_name]
     with ExitStack() as stack:
         files = TensorFiles(folder, stack)
+        missing = sorted({own for owns in table.values() for own in owns} - files.names())
+        if missing:
+            what = f"{folder} lacks {len(missing)} tensors, for example {missing[0]}"
+            raise CheckpointError(Problem(what, str(folder), "give the export/ of a stitched model as it was written"))
 
         def tensors() -> Iterator[tuple[str, Tensor]]:
             for name, owns in table.items():
-                yield name, torch.cat([files.read(own) for own in owns]).to(layout.dtype(name))
+                parts = [fit.adapt(own, files.read(own), folder) for own in owns]
+                yield name, torch.cat(parts).to(layout.dtype(name))
             yield from make_buffers(layout)
 
         write_folder(output, tensors())

@@ -12,14 +12,14 @@ from functools import lru_cache
 from typing import Any
 
 from vlmforge.config.plain import is_section
-from vlmforge.models.family import HALF, TINY_TEXT, Family, Vision, below, without
+from vlmforge.models.family import HALF, TINY_TEXT, Family, Tiles, Vision, below, without
 from vlmforge.models.llama import LLAMA
 from vlmforge.models.mistral import MISTRAL
+from vlmforge.models.projectors import NORMS, PROJECTORS
 from vlmforge.models.qwen2 import QWEN2
 from vlmforge.models.qwen3 import QWEN3
 from vlmforge.models.towers import TOWERS
 from vlmforge.models.towers.tower import Tower
-from vlmforge.parallel.styles import Style
 
 # Language models that were compared, by the `model_type` of `text_config`.
 LANGUAGE_MODELS: Mapping[str, Family] = {family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3)}
@@ -38,6 +38,7 @@ _FIELDS: Mapping[str, tuple[type, ...]] = {
     "projector_norm_eps": (float,),
     "projector_bias": (bool,),
     "projector_hidden_act": (str,),
+    "initializer_range": (float, int),
     "tie_word_embeddings": (bool,),
 }
 
@@ -76,10 +77,11 @@ def _stitch(tower_type: str, text_type: str) -> Family:
         lean=text.lean,
         sharding={
             **below(TEXT_PATH, text.sharding),
-            **_below_tower(tower),
+            TOWER_PATH: "replicated",
             PROJECTOR_PATH: "replicated",
         },
         vision=vision,
+        tiles=_tiles_of(tower),
         tiny={
             **STITCHED.tiny,
             "text_config": {**text.tiny, **_TINY_TEXT, "model_type": text_type},
@@ -89,8 +91,10 @@ def _stitch(tower_type: str, text_type: str) -> Family:
     )
 
 
-def _below_tower(tower: Tower) -> dict[str, Style]:
-    return {f"{TOWER_PATH}.{pattern}".rstrip("."): style for pattern, style in tower.sharding.items()}
+def _tiles_of(tower: Tower) -> Tiles:
+    choices = {f"vision_config.{name}": values for name, values in tower.choices.items()}
+    choices |= {"projector_type": tuple(PROJECTORS), "projector_norm": NORMS}
+    return Tiles(tower.num_prefix_tokens, tower.needs_whole_patches, choices)
 
 
 def _any_of(tables: list[Mapping[str, tuple[type, ...]]]) -> dict[str, tuple[type, ...]]:

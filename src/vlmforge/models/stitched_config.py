@@ -66,6 +66,9 @@ class StitchedConfig(PreTrainedConfig):
 
     `downsample_ratio` 0.5 folds 2 x 2 patches into a token, 1.0 folds none. What `projector_type` fills in is written
     out in full, so that a saved config does not depend on the table.
+
+    `initializer_range` is the deviation of the projector's matrices and of new rows of tables, the language model's
+    unless it is said. `published` is the config.json of the published model that this one was read from.
     """
 
     model_type = "vlmforge_stitched"
@@ -85,6 +88,8 @@ class StitchedConfig(PreTrainedConfig):
     projector_norm_eps: float | None = None
     projector_bias: bool | None = None
     projector_hidden_act: str = "gelu"
+    initializer_range: float | int | None = None
+    published: Any = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -100,6 +105,8 @@ class StitchedConfig(PreTrainedConfig):
             self.projector_bias = defaults.bias
         if self.projector_hidden_size is None:
             self.projector_hidden_size = defaults.hidden_size or text.hidden_size
+        if self.initializer_range is None:
+            self.initializer_range = text.initializer_range
 
     @property
     def num_prefix_tokens(self) -> int:

@@ -42,18 +42,34 @@ TEXT_PREFIXES = ("model.", "language_model.model.", "")
 
 @dataclass(frozen=True)
 class Layout:
-    """How a published model's files name and store the tensors.
+    """How a published model's files name and store the tensors, and what the code of their readers fixes.
 
     Attributes:
+        name: what `layout=` calls it.
+        model_type: in its config.json, and the name of its class there.
         tower: `model_type` of its tower.
+        text: `model_type` of its language model.
         tower_prefix: before the tower's names.
         buffers: tensors of the files that follow from nothing in the model, by name.
+        projector_bias: of both linear layers.
+        projector_width: the language model's field that its hidden size is; None: a field of its own says it.
+        scaling_key: how its config.json names the kind of a scaling of rotary positions.
+        habits: what readers do with a picture, as keys of `model.image`.
+        num_dummy_heads: heads of zeros behind the tower's real ones.
         wide: patterns of names that are stored in float32; the others are in bfloat16.
     """
 
+    name: str
+    model_type: str
     tower: str
+    text: str
     tower_prefix: str
     buffers: Mapping[str, tuple[tuple[int, ...], tuple[float, ...]]]
+    projector_bias: bool
+    projector_width: str | None
+    scaling_key: str
+    habits: Mapping[str, str]
+    num_dummy_heads: int = 0
     wide: tuple[str, ...] = ()
 
     def dtype(self, name: str) -> torch.dtype:
@@ -62,29 +78,43 @@ class Layout:
 
 
 _CONDITIONER = "vision_model.radio_model.input_conditioner"
-LAYOUTS: Mapping[str, Layout] = {
-    # As the index of nvidia/NVLM-D-72B lists them.
-    "nvlm_d": Layout(
-        tower="vlmforge_internvit",
-        tower_prefix="vision_model.",
-        buffers={},
-        wide=(
-            r"^language_model\..*\.[qkv]_proj\.",
-            r"^vision_model\..*\.attn\.(qkv|q_norm|k_norm)\.",
-            r"^vision_model\..*\.attn\.proj\.weight$",
-        ),
+# As the index of nvidia/NVLM-D-72B lists them.
+NVLM_D = Layout(
+    name="nvlm_d",
+    model_type="NVLM_D",
+    tower="vlmforge_internvit",
+    text="qwen2",
+    tower_prefix="vision_model.",
+    buffers={},
+    projector_bias=False,
+    projector_width="intermediate_size",
+    scaling_key="type",
+    habits={"tile_selector": "closest", "tile_tags": "default", "image_tag": "nvlm"},
+    num_dummy_heads=7,
+    wide=(
+        r"^language_model\..*\.[qkv]_proj\.",
+        r"^vision_model\..*\.attn\.(qkv|q_norm|k_norm)\.",
+        r"^vision_model\..*\.attn\.proj\.weight$",
     ),
-    # nvidia/Llama-3.1-Nemotron-Nano-VL-8B-V1, inferred from the programs that read it.
-    "nemotron_nano_vl": Layout(
-        tower="vlmforge_radio",
-        tower_prefix="vision_model.radio_model.model.",
-        buffers={
-            f"{_CONDITIONER}.norm_mean": ((3, 1, 1), (0.48145466, 0.4578275, 0.40821073)),
-            f"{_CONDITIONER}.norm_std": ((3, 1, 1), (0.26862954, 0.26130258, 0.27577711)),
-            "vision_model.radio_model.summary_idxs": ((3,), (0, 1, 2)),
-        },
-    ),
-}
+)
+# nvidia/Llama-3.1-Nemotron-Nano-VL-8B-V1, inferred from the programs that read it.
+NEMOTRON_NANO_VL = Layout(
+    name="nemotron_nano_vl",
+    model_type="Llama_Nemotron_Nano_VL",
+    tower="vlmforge_radio",
+    text="llama",
+    tower_prefix="vision_model.radio_model.model.",
+    buffers={
+        f"{_CONDITIONER}.norm_mean": ((3, 1, 1), (0.48145466, 0.4578275, 0.40821073)),
+        f"{_CONDITIONER}.norm_std": ((3, 1, 1), (0.26862954, 0.26130258, 0.27577711)),
+        "vision_model.radio_model.summary_idxs": ((3,), (0, 1, 2)),
+    },
+    projector_bias=True,
+    projector_width=None,
+    scaling_key="rope_type",
+    habits={"tile_selector": "area_weighted", "tile_tags": "none", "image_tag": "internvl"},
+)
+LAYOUTS: Mapping[str, Layout] = {layout.name: layout for layout in (NVLM_D, NEMOTRON_NANO_VL)}
 
 
 def _invert(named: Iterable[tuple[str, str]]) -> Table:

@@ -40,9 +40,9 @@ def build_stitched_processor(
     Raises:
         ConfigError: the folder's image processor is of another kind.
     """
+    sizes = {"tile_size": shape.vision_config.image_size, "tile_tokens": shape.image_seq_length}
     if folder is None:
         options: dict[str, Any] = {**vision.keys, "image_mean": vision.mean, "image_std": vision.std}
-        sizes = {"tile_size": shape.vision_config.image_size, "tile_tokens": shape.image_seq_length}
         return StitchedImageProcessor(**{**options, **own, **sizes})
     stored, _ = StitchedImageProcessor.get_image_processor_dict(folder)
     if stored.get("image_processor_type") != StitchedImageProcessor.__name__:
@@ -53,7 +53,8 @@ def build_stitched_processor(
         )
         raise ConfigError(problem)
     processor = StitchedImageProcessor.from_pretrained(folder)
-    for name, value in own.items():
+    # A tile's size and number of tokens are the model's, whose config may differ from the folder's.
+    for name, value in {**own, **sizes}.items():
         setattr(processor, name, list(value) if isinstance(value, tuple) else value)
     return processor
 

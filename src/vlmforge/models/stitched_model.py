@@ -24,12 +24,9 @@ from vlmforge.models.towers.internvit_model import InternVitTower
 from vlmforge.models.towers.radio_model import RadioTower
 from vlmforge.models.towers.siglip_model import SiglipTower
 
-# A class for every value of `towers.TOWERS`.
+# By the `model_type` of their configs; a test holds them to `towers.TOWERS`.
 TOWER_CLASSES: Mapping[str, Any] = {
-    "clip_vision_model": ClipTower,
-    "siglip_vision_model": SiglipTower,
-    "vlmforge_internvit": InternVitTower,
-    "vlmforge_radio": RadioTower,
+    tower.config_class.model_type: tower for tower in (ClipTower, SiglipTower, InternVitTower, RadioTower)
 }
 
 

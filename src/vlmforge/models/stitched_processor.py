@@ -19,6 +19,10 @@ from vlmforge.models.tiling import StitchedImageProcessor
 # A picture is a picture; of films transformers passes none to this class.
 NUM_FRAMES = 1
 
+# The EXIF tag of how a camera was held, and for its values but 1, upright, what of PIL's Transpose makes it so.
+ORIENTATION_TAG = 274
+TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+
 
 class StitchedProcessor(ProcessorMixin):
     """Tokenizer and image processor together; `processor(images=..., text=...)`."""
@@ -54,11 +58,16 @@ class StitchedProcessor(ProcessorMixin):
             padding: to the longest text.
             return_tensors: `pt` for tensors.
             add_special_tokens: whether the tokenizer adds its own, such as BOS.
-            kwargs: not used.
+            kwargs: none that this processor knows; callers of several kinds of models give them as None.
 
         Raises:
+            TypeError: a keyword argument is none of the above, or a picture is none of PIL.
             ValueError: there are more or fewer image tokens than pictures.
         """
+        unknown = [name for name, value in kwargs.items() if value is not None]
+        if unknown:
+            known = "images, text, padding, return_tensors and add_special_tokens"
+            raise TypeError(f"{unknown[0]} is not known to the processor of a stitched model, which takes {known}")
         texts = [text] if isinstance(text, str) else list(text or ())
         flat: Any = [] if images is None else make_flat_list_of_images(images)
         pictures = [_as_rgb(picture) for picture in flat]
@@ -85,9 +94,16 @@ class StitchedProcessor(ProcessorMixin):
 
 
 def _as_rgb(picture: Any) -> Any:
-    """In three colours, transparent parts white as in training."""
-    if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture
+    """Upright and in three colours of eight bits, transparent parts white: as `data/media.py` makes it for training."""
+    if not hasattr(picture, "getbands"):
+        raise TypeError(f"a picture is a {type(picture).__name__}; give pictures of PIL, as Image.open does")
+    if picture.format == "TIFF" or "exif" in picture.info:
+        turn = TURNS.get(picture.getexif().get(ORIENTATION_TAG))
+        picture = picture if turn is None else picture.transpose(turn)
+    if picture.mode.startswith("I"):
+        picture = picture.convert("I").point(lambda value: value / 256).convert("L")
+    if "A" not in picture.getbands() and "transparency" not in picture.info:
+        return picture.convert("RGB")
     over = picture.convert("RGBA")
     ground = over.copy()
     ground.paste((255, 255, 255, 255), (0, 0, *over.size))

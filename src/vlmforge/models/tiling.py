@@ -129,13 +129,20 @@ class StitchedImageProcessor(BaseImageProcessor):
         count = columns * rows
         return count + 1 if self.thumbnail and count > 1 else count
 
-    def preprocess(self, images: Any, **kwargs: Any) -> BatchFeature:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def preprocess(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, images: Any, return_tensors: str | None = None
+    ) -> BatchFeature:
         """`pixel_values` `[N, 3, S, S]` of all pictures end to end, and `num_tiles` of each.
 
         Args:
             images: an RGB picture of PIL, or several.
-            kwargs: not used.
+            return_tensors: None or `pt`, which is the same here.
+
+        Raises:
+            ValueError: tensors of another library are asked for.
         """
+        if return_tensors not in (None, "pt"):
+            raise ValueError(f"return_tensors = {return_tensors}: tiles are torch's tensors, pt")
         pictures = images if isinstance(images, list | tuple) else [images]
         tiles = [self._cut(picture) for picture in pictures]
         pixels = torch.stack([self._normalise(tile) for picture in tiles for tile in picture])

@@ -42,6 +42,7 @@ class World:
         weight_mesh: the same ranks as `dp_replicate, fsdp, tp`, where fsdp is dp_shard x cp.
         data_rank: which part of a global batch is this rank's; ranks along cp and tp have the same.
         num_data_ranks: in how many parts it is cut.
+        ranks_per_machine: of consecutive numbers.
     """
 
     rank: int
@@ -52,6 +53,7 @@ class World:
     weight_mesh: DeviceMesh
     data_rank: int
     num_data_ranks: int
+    ranks_per_machine: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -72,6 +74,12 @@ class World:
     def num_batch_copies(self) -> int:
         """How many ranks have the same micro-batches, so that a sum over all ranks counts each row as often."""
         return self.world_size // self.num_data_ranks
+
+    @property
+    def first_copies(self) -> frozenset[int]:
+        """The first rank on each machine of those that have the same micro-batches."""
+        copies, local = self.axes.cp * self.axes.tp, self.ranks_per_machine
+        return frozenset(max(rank - rank % copies, rank - rank % local) for rank in range(self.world_size))
 
     @property
     def num_loss_copies(self) -> int:
@@ -138,6 +146,7 @@ def _build_world(axes: Axes, device: torch.device) -> World:
         weight_mesh=init_device_mesh(device.type, weight_sizes, mesh_dim_names=WEIGHT_AXES),
         data_rank=rank // (axes.cp * axes.tp),
         num_data_ranks=axes.num_data_ranks,
+        ranks_per_machine=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
     )
 
 

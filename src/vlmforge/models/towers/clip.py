@@ -7,7 +7,6 @@ CLIP = Tower(
     model_type="clip_vision_model",
     fields={**VIT_FIELDS, "projection_dim": (int,), "initializer_factor": (float, int)},
     layers="encoder.layers",
-    sharding={"": "replicated"},
     mean=CLIP_MEAN,
     std=CLIP_STD,
     tiny=TINY_TOWER,

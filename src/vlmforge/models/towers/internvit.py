@@ -15,10 +15,10 @@ INTERNVIT = Tower(
         "layer_scale_init_value": (float, int),
     },
     layers="encoder.layers",
-    sharding={"": "replicated"},
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
     # Heads that are no power of two, as the tower of 6B parameters has them, filled up to four.
     tiny={**TINY_TOWER, "num_attention_heads": 3, "num_dummy_heads": 1, "head_dim": 16},
     num_prefix_tokens=1,
+    choices={"norm_type": ("layer_norm", "rms_norm")},
 )

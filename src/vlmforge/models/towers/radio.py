@@ -17,7 +17,6 @@ RADIO = Tower(
         "crops_positions": (bool,),
     },
     layers="encoder.layer",
-    sharding={"": "replicated"},
     mean=CLIP_MEAN,
     std=CLIP_STD,
     tiny={
@@ -28,4 +27,5 @@ RADIO = Tower(
         "crops_positions": False,
     },
     num_prefix_tokens=("num_cls_tokens", "num_registers"),
+    needs_whole_patches=True,
 )

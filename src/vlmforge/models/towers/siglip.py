@@ -7,7 +7,6 @@ SIGLIP = Tower(
     model_type="siglip_vision_model",
     fields=without(VIT_FIELDS, "initializer_range"),
     layers="encoder.layers",
-    sharding={"": "replicated"},
     mean=HALF,
     std=HALF,
     tiny=TINY_TOWER,

@@ -16,8 +16,10 @@ class SiglipTower(SiglipVisionModel):
 
     def __init__(self, config: SiglipVisionConfig) -> None:
         """Without the pooling head."""
-        config.vision_use_head = False
         super().__init__(config)
+        self.use_head = False
+        if config.vision_use_head:
+            del self.head
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-
-from vlmforge.parallel.styles import Style
 
 
 @dataclass(frozen=True)
@@ -17,22 +15,24 @@ class Tower:
         model_type: `model_type` of its config.
         fields: of its config, with the types a recipe may give.
         layers: path in the tower of the list of its blocks, each an FSDP unit.
-        sharding: how tp cuts it, by paths in the tower.
         mean: of red, green and blue, which is subtracted.
         std: of the same, by which is divided.
         tiny: fields of the tiny version.
         num_prefix_tokens: class and register tokens before those of the patches; a number, or the fields of the
             config whose sum it is.
+        needs_whole_patches: whether a tile must be whole patches; the others leave out what is over.
+        choices: fields to the values that they may have.
     """
 
     model_type: str
     fields: Mapping[str, tuple[type, ...]]
     layers: str
-    sharding: Mapping[str, Style]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     tiny: Mapping[str, Any]
     num_prefix_tokens: int | tuple[str, ...] = 0
+    needs_whole_patches: bool = False
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
 
 # Tiles of 32 pixels a side, cut into 4 x 4 patches.
