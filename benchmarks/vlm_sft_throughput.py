@@ -6,9 +6,10 @@
 
 A Qwen3-VL of about 100M parameters, with random weights and SmolLM2's tokenizer, learns OpenMoji's captions: 16 rows a
 step for six steps, tower, projector and language model, computing in bfloat16 over bfloat16 masters and over float32
-masters. Each run is a process of its own; vlmforge's is the command `vlmforge train`. A speed is the median of all
-steps but the first. The held-out loss is that of the exported folders, by plain transformers in float32. Nothing else
-should run on the machine. `--search` tries TRL with other micro-batches instead.
+masters. Pictures are put on white first, so that both see the same. Each run is a process of its own; vlmforge's is the
+command `vlmforge train`. A speed is the median of all steps but the first. The held-out loss is that of the exported
+folders, by plain transformers in float32. Nothing else should run on the machine. `--search` tries TRL with other
+micro-batches instead.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ def make_base(folder: Path) -> int:
         text_config={
             "vocab_size": len(tokenizer), "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12,
             "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "tie_word_embeddings": True,
-            "rope_scaling": {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [12, 10, 10]},
+            "rope_parameters": {
+                "rope_type": "default", "rope_theta": 1e6, "mrope_interleaved": True, "mrope_section": [12, 10, 10],
+            },
             "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
         },
         vision_config={
@@ -106,33 +109,50 @@ def make_base(folder: Path) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def read_rows() -> list[dict[str, str]]:
-    """Question, answer and the picture's file of every row."""
-    rows = []
+def write_rows(folder: Path) -> None:
+    """The pictures on white, `rows.jsonl` with question, answer and picture, and the same as `messages.jsonl`."""
+    (folder / "images").mkdir()
+    rows, chats = [], []
     for line in ROWS.read_text().splitlines():
-        user, assistant = json.loads(line)["messages"]
+        chat = json.loads(line)
+        user, assistant = chat["messages"]
         picture, question = user["content"]
-        image = str((ROWS.parent / picture["image"]).absolute())
-        rows.append({"image": image, "question": question["text"], "answer": assistant["content"]})
-    return rows
+        drawn = Image.open(ROWS.parent / picture["image"]).convert("RGBA")
+        target = folder / picture["image"]
+        Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn).convert("RGB").save(target)
+        rows.append({"image": str(target), "question": question["text"], "answer": assistant["content"]})
+        chats.append(chat)
+    for name, lines in (("rows", rows), ("messages", chats)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def run_vlmforge(base: Path, masters: str, folder: Path) -> Result:
     """`vlmforge train` on the benchmark's recipe."""
     words = [f"recipe={HERE / 'vlm_sft_throughput.yaml'}", f"model.pretrained={base}", f"run.output_dir={folder}"]
-    words += ["run.name=run", *MASTERS[masters], f"stage.max_steps={NUM_STEPS}", f"stage.optimizer.lr={LR}"]
+    rows = f"{{path: {base / 'messages.jsonl'}, format: messages, rows: [0, {NUM_ROWS}]}}"
+    words += ["run.name=run", f"data.train=[{rows}]", *MASTERS[masters]]
+    words += [f"stage.max_steps={NUM_STEPS}", f"stage.optimizer.lr={LR}"]
     words += ["logging.trackers=[]"]
     subprocess.run([sys.executable, "-m", "vlmforge", "train", *words], check=True, stdout=subprocess.DEVNULL)
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     steps = [(line["num_tokens"], line["step_time_seconds"]) for line in lines]
-    return gather(steps, lines[-1]["peak_memory_gib"], held_out_loss(folder / "run" / "export"))
+    return gather(steps, lines[-1]["peak_memory_gib"], held_out_loss(folder / "run" / "export", base))
 
 
 def run_trl(base: Path, masters: str, folder: Path, micro_batch_size: int = 16, num_steps: int = NUM_STEPS) -> Result:
     """TRL's SFTTrainer on the same rows."""
-    rows = folder / "rows.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in read_rows()[:NUM_ROWS]))
-    words = ["--model", base, "--rows", rows, "--num-rows", NUM_ROWS, "--kind", "full", "--masters", masters]
+    words = [
+        "--model",
+        base,
+        "--rows",
+        base / "rows.jsonl",
+        "--num-rows",
+        NUM_ROWS,
+        "--kind",
+        "full",
+        "--masters",
+        masters,
+    ]
     words += ["--micro-batch-size", micro_batch_size, "--accumulation", ROWS_A_STEP // micro_batch_size]
     words += ["--steps", num_steps, "--lr", LR, "--output", folder / "out"]
     command = [sys.executable, str(HERE / "peer_trl.py"), *map(str, words)]
@@ -141,7 +161,7 @@ def run_trl(base: Path, masters: str, folder: Path, micro_batch_size: int = 16, 
         raise SystemExit(f"TRL failed:\n{done.stderr[-3000:]}")
     lines = [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith("STEP ")]
     steps = [(line["num_tokens"], line["seconds"]) for line in lines]
-    loss = held_out_loss(folder / "out") if num_steps == NUM_STEPS else float("nan")
+    loss = held_out_loss(folder / "out", base) if num_steps == NUM_STEPS else float("nan")
     return gather(steps, lines[-1]["peak_gib"], loss)
 
 
@@ -150,15 +170,16 @@ def gather(steps: list[tuple[int, float]], peak_gib: float, loss: float) -> Resu
     return Result(speed([(ROWS_A_STEP, seconds) for _, seconds in steps]), speed(steps), peak_gib, loss)
 
 
-def held_out_loss(folder: Path) -> float:
+def held_out_loss(folder: Path, base: Path) -> float:
     """Mean token loss of held-out captions, by plain transformers in float32."""
     processor: Any = AutoProcessor.from_pretrained(folder)
     model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     total, count = 0.0, 0
-    for row in read_rows()[HELD_OUT]:
+    for row in [json.loads(line) for line in (base / "rows.jsonl").read_text().splitlines()[HELD_OUT]]:
         content = [{"type": "image"}, {"type": "text", "text": row["question"]}]
-        asked = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        picture = Image.open(row["image"]).convert("RGB")
+        turns = [{"role": "user", "content": content}]
+        asked = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        picture = Image.open(row["image"])
         inputs = processor(text=[asked + row["answer"] + "<|im_end|>"], images=[picture], return_tensors="pt")
         start = processor(text=[asked], images=[picture], return_tensors="pt")["input_ids"].shape[1]
         labels = inputs["input_ids"].clone()
@@ -175,7 +196,7 @@ def compare(base: Path, masters: list[str], console: Console) -> None:
     table = Table(title=f"Qwen3-VL, OpenMoji, {ROWS_A_STEP} rows a step, bfloat16 compute")
     for column in ("masters", "system", "images/s", "tokens/s", "peak GiB", "held-out loss"):
         table.add_column(column, justify="left" if column in ("masters", "system") else "right")
-    console.print(f"held-out loss before: {held_out_loss(base):.4f}")
+    console.print(f"held-out loss before: {held_out_loss(base, base):.4f}")
     for dtype in masters:
         with tempfile.TemporaryDirectory() as ours_folder, tempfile.TemporaryDirectory() as trl_folder:
             ours, trl = run_vlmforge(base, dtype, Path(ours_folder)), run_trl(base, dtype, Path(trl_folder))
@@ -211,6 +232,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         console.print(f"{make_base(base) / 1e6:.0f}M parameters")
+        write_rows(base)
         if given.search:
             search(base, console)
         else:

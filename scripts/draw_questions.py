@@ -1,6 +1,6 @@
 """Questions about pictures that are drawn on the spot: bar charts, and lines of text in several fonts.
 
-    python scripts/draw_questions.py                     # 12,000 rows into assets/drawn, half a minute
+    python scripts/draw_questions.py                     # 24,000 rows into assets/drawn, a minute
 
 writes train.jsonl and validation.jsonl in format `messages`, and a picture for each row. Rows depend on their number
 alone. What is held out is decided by a word's letters, and by the heights and names of a chart's bars: no training row
@@ -18,8 +18,8 @@ from random import Random
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-NUM_ROWS, NUM_HELD_OUT = 12_000, 400
-FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono", "DejaVuSerif-Bold", "DejaVuSans-Oblique")
+NUM_ROWS, NUM_HELD_OUT = 24_000, 400
+FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono")
 FOLDER = Path(matplotlib.get_data_path()) / "fonts/ttf"
 LABELS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 COLOURS = ("#3366cc", "#dc3912", "#ff9900", "#109618", "#990099", "#0099c6", "#dd4477", "#66aa00")
@@ -80,11 +80,11 @@ def make_word(draw: Random, is_held_out: bool) -> str:
 
 
 def draw_line(draw: Random, is_held_out: bool) -> Question:
-    """A word, dark on light, in one of six fonts and of several sizes."""
+    """A word, dark on light, in one of four fonts and of several sizes."""
     word = make_word(draw, is_held_out)
-    font = ImageFont.truetype(FOLDER / f"{draw.choice(FONTS)}.ttf", draw.randint(18, 22))
+    font = ImageFont.truetype(FOLDER / f"{draw.choice(FONTS)}.ttf", draw.randint(20, 22))
     picture = Image.new("RGB", (128, 32), draw.choice(("white", "#fdf6e3", "#eef3f7", "#f5f5f5")))
-    place = 4 + draw.randrange(12), 16 + draw.randint(-2, 2)
+    place = 4 + draw.randrange(8), 16 + draw.randint(-2, 2)
     ink = draw.choice(("black", "#333333", "#102a43", "#5b1a1a"))
     ImageDraw.Draw(picture).text(place, word, fill=ink, font=font, anchor="lm")
     return picture, "Read the line.", word

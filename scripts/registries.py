@@ -71,7 +71,7 @@ class DebianPackage:
 
     Attributes:
         name: of the package.
-        member: path of the gzip file inside the package.
+        member: path of the gzip file, or of the folder, inside the package.
         size_mb: of the package, in units of 10^6 bytes, for the progress line.
     """
 
@@ -81,20 +81,19 @@ class DebianPackage:
 
     def fetch(self, folder: Path) -> Path:
         """Download the package and unpack the wanted file, without root and without installing anything."""
-        deb_path = download_debian(self, folder)
-        unpack = ["dpkg-deb", "-x", str(deb_path), str(folder / "deb")]
-        done = subprocess.run(unpack, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            problem = Problem(
-                what=f"dpkg-deb could not unpack {deb_path.name}: {' '.join(done.stderr.split())}",
-                where=str(folder),
-                fix="run this command again, with room on the disk; nothing was left half made",
-            )
-            raise FetchError(problem)
         target = folder / Path(self.member).stem
-        with gzip.open(folder / "deb" / self.member) as packed, target.open("wb") as file:
+        with gzip.open(unpack_debian(self, folder) / self.member) as packed, target.open("wb") as file:
             shutil.copyfileobj(packed, file)
         return target
+
+
+@dataclass(frozen=True)
+class DebianFolder(DebianPackage):
+    """One package of a Debian archive, and the one folder in it that is wanted."""
+
+    def fetch(self, folder: Path) -> Path:
+        """Download the package and unpack it, without root and without installing anything."""
+        return unpack_debian(self, folder) / self.member
 
 
 @dataclass(frozen=True)
@@ -214,6 +213,20 @@ def download_npm(package: NpmPackage, folder: Path) -> Path:
     [path] = folder.glob("*.tgz")
     check_hash(path, package.sha256, f"npm pack {requirement}")
     return path
+
+
+def unpack_debian(package: DebianPackage, folder: Path) -> Path:
+    """Download one package and unpack it inside `folder`; the root of what was in it."""
+    deb_path, root = download_debian(package, folder), folder / "deb"
+    done = subprocess.run(["dpkg-deb", "-x", str(deb_path), str(root)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        problem = Problem(
+            what=f"dpkg-deb could not unpack {deb_path.name}: {' '.join(done.stderr.split())}",
+            where=str(folder),
+            fix="run this command again, with room on the disk; nothing was left half made",
+        )
+        raise FetchError(problem)
+    return root
 
 
 def download_debian(package: DebianPackage, folder: Path) -> Path:

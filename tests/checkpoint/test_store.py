@@ -39,7 +39,7 @@ def test_a_lost_shard_is_not_read_as_garbage(tmp_path: Path) -> None:
     info = '{"w": {"saved_offsets": [4, 0]}}'
     save_file({"w": torch.ones(4, 2)}, tmp_path / "shard-2.safetensors", metadata={"DCP_SHARDING_INFO": info})
     with pytest.raises(CheckpointError, match="tensors are incomplete, for example w"):
-        SafetensorsReader().names(tmp_path)
+        SafetensorsReader().shapes(tmp_path)
 
 
 def test_a_folder_without_state_is_no_checkpoint(tmp_path: Path) -> None:

@@ -164,7 +164,6 @@ BAD_OVERRIDES = [
         "model num_experts = 128: such layers, compiled,",
         "compile=false",
     ),
-    ("model=qwen3_vl_2b parallelism.compile=true", "family qwen3_vl, which sees: such", "compile=false"),
     ("parallelism.dp_shard=0", "must be -1 (all ranks that are left) or at least 1", "parallelism.dp_shard=-1"),
     ("launch.partition=gpu", "launch.partition = gpu has no effect with launch.kind = local", "launch=slurm"),
     ("launch=slurm launch.namespace=lab", "has no effect with launch.kind = slurm", "launch=kubernetes"),

@@ -166,6 +166,12 @@ def test_tiny_gives_way_to_the_command_line_and_keeps_a_mesh_that_it_sets() -> N
     assert derive_batch(read.config, 2).grad_accum_steps == 2
     _, read = decoded("scale=tiny", "parallelism.recompute=full")
     assert read.config.parallelism.dp_shard == 1
+    # Whatever the recipe's own mesh is.
+    Path("mine.yaml").write_text(BODY.replace("fsdp", "fsdp_tp8"))
+    _, read = decoded("scale=tiny", "parallelism.dp_shard=2")
+    assert (read.config.parallelism.dp_shard, read.config.parallelism.tp) == (2, 1)
+    _, read = decoded("scale=tiny", "parallelism=fsdp_tp4")
+    assert (read.config.parallelism.dp_shard, read.config.parallelism.tp) == (-1, 4)
 
 
 def test_tiny_takes_the_structure_of_a_folder() -> None:

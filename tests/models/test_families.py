@@ -39,6 +39,7 @@ PUBLISHED = {
     "qwen3_30b_a3b": 30_532_122_624,
     "qwen3_8b": 8_190_735_360,
     "qwen3_vl_2b": 2_127_532_032,
+    "qwen3_vl_30b_a3b": 31_070_754_032,
     "seed_oss_36b": 36_151_104_512,
     "smollm2_135m": 134_515_008,
     # Stitched: the sum of the published language model (Llama's with 256 more rows), the tower (the release's with
@@ -49,6 +50,8 @@ PUBLISHED = {
     "nvlm_qwen2_72b_internvit_6b": 72_706_203_648 + 5_536_496_000 + 620_717_056,
     "nvlm_qwen2p5_7b_internvit_6b": 7_615_616_512 + 5_536_496_000 + 58_733_056,
     "nvlm_qwen2p5_7b_siglip": 7_615_616_512 + 413_327_088 + 29_364_736,
+    # With 64 more rows; the tower is trained from nothing.
+    "nvlm_smollm2": 134_551_872 + 2_721_216 + 2_108_544,
     "nvlm_yi_34b_internvit_6b": 34_388_917_248 + 5_536_496_000 + 408_970_240,
 }
 
@@ -70,6 +73,7 @@ ACTIVE = {
     "qwen3_0p6b": 596_049_920,
     # Its language model's.
     "qwen3_vl_2b": 1_720_574_976,
+    "qwen3_vl_30b_a3b": 3_353_032_704,
 }
 
 

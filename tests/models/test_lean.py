@@ -11,12 +11,12 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.support.tiny import make_base
+from tests.support.tiny import load_plain, make_base
 from transformers import AutoModelForCausalLM
 
 from vlmforge.errors import ConfigError
 from vlmforge.models import FAMILIES, lean
-from vlmforge.models.attention import varlen_attention
+from vlmforge.models.attention import WHOLE, varlen_attention
 from vlmforge.models.cpu_attention import visible
 
 
@@ -61,6 +61,36 @@ def test_a_family_that_names_a_class_the_model_has_not_is_told(tmp_path: Path) -
     wrong = replace(FAMILIES["llama"], lean={"LamaRMSNorm": "norm"})
     with mock.patch.object(lean, "find_family", return_value=wrong), pytest.raises(ConfigError, match="LamaRMSNorm"):
         lean.apply_lean(model)
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
+def test_a_tower_in_bfloat16_is_as_exact_as_the_plain_one(family: str, tmp_path: Path) -> None:
+    plain: Any = load_plain(make_base(tmp_path / family, family))
+    # As in training: what is in bfloat16 are weights, and not the frequencies of positions.
+    plain.set_attn_implementation({"": "sdpa", "vision_config": WHOLE})
+    others = cast_weights(copy.deepcopy(plain))
+    ours = copy.deepcopy(others)
+    lean.apply_lean(ours)
+    torch.manual_seed(0)
+    # Two pictures of one size and one of another.
+    grid = torch.tensor([[1, 4, 4], [1, 4, 4], [1, 2, 6]])
+    pixels, direction = torch.randn(44, 384), torch.randn(11, 64)
+
+    def run(model: Any) -> list[torch.Tensor]:
+        out = model.model.visual(pixels, grid_thw=grid).pooler_output
+        weights = [weight for name, weight in model.model.visual.named_parameters() if "deepstack" not in name]
+        return [out, *torch.autograd.grad((out.float() * direction).sum(), weights)]
+
+    truth, theirs, mine = run(plain), run(others), run(ours)
+    assert error(mine[0], truth[0]) <= 1.1 * error(theirs[0], truth[0])
+    flat = [torch.cat([grad.double().flatten() for grad in grads[1:]]) for grads in (truth, theirs, mine)]
+    assert error(flat[2], flat[0]) <= 1.1 * error(flat[1], flat[0])
+
+
+def cast_weights(model: Any) -> Any:
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()
+    return model
 
 
 @pytest.mark.parametrize("window", [None, 4])

@@ -115,11 +115,15 @@ def _rows(case: Case, folder: Path) -> list[str]:
     if case.has_holes:
         source = f"data.train=[{{path: {folder / HOLES}, format: messages}}]"
         return [source, "data.shuffle=false", "data.on_bad_sample=skip", "data.max_bad_ratio=1"]
-    if case.general.vision is None:
+    return picture_rows(case.general)
+
+
+def picture_rows(family: Family) -> list[str]:
+    """Rows with pictures of one to a few tokens, where a family sees; every fourth row has none."""
+    if family.vision is None:
         return []
-    # Pictures of one to a few tokens; every fourth row has none.
     budget = {"min_pixels": 256, "max_pixels": 1024, "max_tiles": 2}
-    keys = [f"model.image.{name}={value}" for name, value in budget.items() if name in case.general.image_keys]
+    keys = [f"model.image.{name}={value}" for name, value in budget.items() if name in family.image_keys]
     return [*keys, "data.train=[{path: 'builtin:image_messages', format: messages}]"]
 
 

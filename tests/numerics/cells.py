@@ -30,7 +30,7 @@ PAIRED = tuple(
     if (name := f"stitched-{tower}-{text}") not in STITCHED
 )
 NAMES = PLAIN + STITCHED + PAIRED
-EXPERTS = ("qwen3_moe", "llama4")
+EXPERTS = ("qwen3_moe", "qwen3_vl_moe", "llama4")
 # Of each kind of layers one, where a mesh is a product of what is compared for all.
 FEW = ("qwen3", "qwen3_moe", "qwen3_vl", "stitched-radio-llama")
 

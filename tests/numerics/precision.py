@@ -12,10 +12,12 @@ from unittest import mock
 
 import torch
 
+from tests.numerics.case import picture_rows
 from vlmforge.commands.configuring import load_config
 from vlmforge.commands.request import Request
 from vlmforge.config.derived import Axes
 from vlmforge.config.schema import Config
+from vlmforge.models import FAMILIES
 
 MESHES = {"dp_shard2": Axes(dp_shard=2), "tp2": Axes(tp=2), "cp2": Axes(cp=2)}
 
@@ -28,6 +30,7 @@ class Case:
     is_lora: bool = False
 
 
+SEEING = ("qwen2_5_vl", "qwen3_vl", "internvl", "stitched-siglip-llama")
 FULL = Case("qwen3")
 LORA = replace(FULL, is_lora=True)
 
@@ -40,10 +43,12 @@ RUNS: Mapping[str, tuple[Case, dict[str, Any]]] = {
     "bf16-full": (FULL, {**BF16, "recompute": "full"}),
     "bf16-offload": (FULL, {**BF16, "cpu_offload": True}),
 }
-# Recomputing needs a layer in one piece, which that of tp is not. Llama's layers are all of one kind.
-COMPILED: Mapping[str, tuple[Case, dict[str, Any]]] = {
-    "dp_shard2": (replace(LORA, family="llama"), {"recompute": "selective"}),
-    "tp2": (replace(FULL, family="llama"), {}),
+# By name: the mesh, what is trained, what else is changed. Recomputing needs a layer in one piece, which that of tp is
+# not. Llama's layers are all of one kind; of models that see, the text's layers are compiled.
+COMPILED: Mapping[str, tuple[str, Case, dict[str, Any]]] = {
+    "llama-dp_shard2": ("dp_shard2", replace(LORA, family="llama"), {"recompute": "selective"}),
+    "llama-tp2": ("tp2", replace(FULL, family="llama"), {}),
+    **{f"{family}-dp_shard2": ("dp_shard2", replace(FULL, family=family), {}) for family in SEEING},
 }
 
 
@@ -62,6 +67,7 @@ def configure(case: Case, folder: Path, axes: Axes | None = None, **changes: Any
         "stage.max_steps=2",
         "stage.optimizer.eps=1e-6",
     ]
+    overrides += picture_rows(FAMILIES[case.family.partition("-")[0]])
     if case.is_lora:
         adapter = folder / f"{case.family}-adapter"
         overrides += ["stage.kind=lora", "stage.adapter.rank=4", "stage.adapter.alpha=8"]

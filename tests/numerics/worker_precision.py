@@ -21,18 +21,19 @@ def main(folder: Path) -> None:
         with open_world(axes, "cpu", 300.0) as world:
             for name, (case, changes) in RUNS.items():
                 record(f"{mesh}-{name}", case, changes, world, folder)
-            if mesh in COMPILED:
-                record_compiled(mesh, world, folder)
+            for name, (on, case, changes) in COMPILED.items():
+                if on == mesh:
+                    record_compiled(name, case, changes, world, folder)
 
 
-def record_compiled(mesh: str, world: World, folder: Path) -> None:
-    case, changes = COMPILED[mesh]
-    record(f"{mesh}-plain", case, {}, world, folder)
+def record_compiled(name: str, case: Case, changes: Mapping[str, Any], world: World, folder: Path) -> None:
+    record(f"{name}-plain", case, {}, world, folder)
     with traced_only():
+        torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
-        record(f"{mesh}-compiled", case, {**changes, "compile": True}, world, folder)
+        record(f"{name}-compiled", case, {**changes, "compile": True}, world, folder)
         graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-        (folder / f"{mesh}-graphs-{world.rank}").write_text(str(graphs))
+        (folder / f"{name}-graphs-{world.rank}").write_text(str(graphs))
 
 
 def record(name: str, case: Case, changes: Mapping[str, Any], world: World, folder: Path) -> None:

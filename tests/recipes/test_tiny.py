@@ -36,6 +36,7 @@ OWN = {
     "gemma2": ("gemma2_2b", "sft"),
     "gemma3": ("gemma3_1b", "sft"),
     "qwen2_5_vl": ("qwen2p5_vl_3b", "lora"),
+    "qwen3_vl_moe": ("qwen3_vl_30b_a3b", "lora"),
     "internvl": ("internvl3_1b", "sft"),
 }
 STOPS = ("llama4", "qwen3_moe")

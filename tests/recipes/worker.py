@@ -14,17 +14,18 @@ from vlmforge.config.recipes import locate_recipe
 STOPPING = "stopping"
 
 
-def _fewer(name: str) -> list[str]:
-    """Two ranks in the place of the four or eight that a recipe cuts matrices over."""
-    return ["parallelism.tp=2"] if "/parallelism: fsdp_tp" in locate_recipe(name).path.read_text() else []
+def _mesh(name: str) -> list[str]:
+    """Two ranks: along the axis that the recipe has besides, tp in the place of four or eight, or dp_shard."""
+    text = locate_recipe(name).path.read_text()
+    axis = next((axis for axis in ("tp", "cp") if f"/parallelism: fsdp_{axis}" in text), "dp_shard")
+    return [f"parallelism.{axis}=2"]
 
 
 def train_all(folder: Path, names: list[str]) -> None:
     ranks = os.environ["WORLD_SIZE"]
     os.chdir(folder)
     for name in names:
-        # On one rank a tiny run's own mesh; on several the recipe's, filled up with ranks that share its weights.
-        mesh = [] if ranks == "1" else ["parallelism.dp_shard=-1", *_fewer(name)]
+        mesh = [] if ranks == "1" else _mesh(name)
         words = [f"recipe={name}", "scale=tiny", *mesh, "logging.sample_ids=true"]
         runs = [["run.stop_after_steps=1"], []] if name.startswith(f"{STOPPING}/") else [[]]
         for part, more in enumerate(runs):

@@ -9,7 +9,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 from chitchat import parse_conversations
-from openmoji import choose_captions, draw_pictures, read_index, write_csv, write_messages
+from openmoji import Caption, choose_captions, draw_pictures, read_index, split_captions, write_csv, write_messages
+from PIL import Image
+from stamps import QUESTION, draw_stamps, read_stamps
 
 
 def turn(sender, *texts):
@@ -52,3 +54,31 @@ def test_pictures_are_chosen_drawn_and_named(tmp_path):
     row = json.loads(write_messages(captions).splitlines()[1])
     assert row["messages"][0]["content"][0] == {"type": "image", "image": "images/1F402.png"}
     assert row["messages"][1] == {"role": "assistant", "content": "cow"}
+
+
+def test_stamps_are_read_drawn_and_asked_about(tmp_path):
+    animals = tmp_path / "stamps/animals"
+    animals.mkdir(parents=True)
+    Image.new("RGBA", (300, 150)).save(animals / "cow.png")
+    (animals / "hen.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 4"></svg>')
+    (animals / "cow.txt").write_text("A cow.\nde.utf8=Eine Kuh.\n")
+    (animals / "hen.txt").write_text("A hen.\n")
+    # Without a picture, and without a sentence in English.
+    (animals / "ox.txt").write_text("An ox.\n")
+    Image.new("RGB", (9, 9)).save(animals / "yak.png")
+    (animals / "yak.txt").write_text("de.utf8=Ein Yak.\n")
+    stamps = read_stamps(tmp_path / "stamps")
+    assert [(stamp.name, stamp.text) for stamp in stamps] == [("animals-cow", "A cow."), ("animals-hen", "A hen.")]
+    draw_stamps(stamps, tmp_path, 128)
+    assert [Image.open(tmp_path / stamp.file_name).size for stamp in stamps] == [(128, 64), (64, 128)]
+    row = json.loads(write_messages(stamps, QUESTION).splitlines()[0])
+    assert row["messages"][0]["content"][1] == {"type": "text", "text": QUESTION}
+
+
+def test_no_caption_is_on_both_sides():
+    captions = [Caption(f"{k:04X}", text) for k, text in enumerate(["cat", "Cat", "dog", "dog", "cow", "hen", "hen"])]
+    for num_held_out in range(len(captions)):
+        train, held_out = split_captions(captions, num_held_out)
+        assert not {caption.text.lower() for caption in train} & {caption.text.lower() for caption in held_out}
+        assert len(held_out) <= num_held_out
+        assert sorted(c.hexcode for c in train + held_out) == [c.hexcode for c in captions]

@@ -51,6 +51,7 @@ EXTRA_FIELDS = {
     "seed_oss": {"attention_dropout": 0.0, "residual_dropout": 0.0},
     "qwen2_5_vl": {"tie_word_embeddings": True},
     "qwen3_vl": {"tie_word_embeddings": True},
+    "qwen3_vl_moe": {"tie_word_embeddings": False},
     # With norms over queries and keys, as the tower of 6B parameters has them.
     "stitched": {},
     "internvl": {"tie_word_embeddings": False, "vision_config": {"use_qk_norm": True, "norm_type": "rms_norm"}},
@@ -115,7 +116,11 @@ def make_base(folder: Path, family: str) -> Path:
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 # To peft, all linear modules of a model with experts are the experts and the router too.
-TARGETS = {"qwen3_moe": ATTENTION, "llama4": [*ATTENTION, "gate_proj", "up_proj", "down_proj"]}
+TARGETS = {
+    "qwen3_moe": ATTENTION,
+    "qwen3_vl_moe": [*ATTENTION, "qkv", "attn.proj", "linear_fc1", "linear_fc2"],
+    "llama4": [*ATTENTION, "gate_proj", "up_proj", "down_proj"],
+}
 
 
 def make_adapter(folder: Path, base: Path) -> Path:

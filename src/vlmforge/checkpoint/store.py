@@ -127,13 +127,13 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 class SafetensorsReader:
     """Reads folders of safetensors, written by `write_tensors` or by anyone else, into existing tensors."""
 
-    def names(self, folder: Path) -> set[str]:
-        """Names of all tensors in the folder.
+    def shapes(self, folder: Path) -> dict[str, list[int]]:
+        """Full shapes of all tensors in the folder by their names.
 
         Raises:
             CheckpointError: there are no safetensors files, or one is damaged.
         """
-        return set(_shapes(folder))
+        return _shapes(folder)
 
     def read(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
         """Fill `tensors` by name, each rank reading its own part; a collective.

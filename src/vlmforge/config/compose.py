@@ -52,7 +52,7 @@ from vlmforge.config.recipes import (
     group_folders,
     locate_recipe,
 )
-from vlmforge.config.scale import apply_tiny, sets_mesh
+from vlmforge.config.scale import apply_tiny, chooses_mesh
 from vlmforge.config.schema import GROUPS, SECTIONS
 from vlmforge.config.yaml_lines import YamlFile, read_yaml
 from vlmforge.errors import ConfigError, Problem
@@ -139,7 +139,7 @@ def _compose_files(
     problems += check_body(layers, choices, primary)
     drop_stated_shape(values, origins, stated)
     if is_tiny(layers):
-        apply_tiny(values, origins, families, keep_mesh=sets_mesh(choices, settings))
+        apply_tiny(values, origins, families, keep_mesh=chooses_mesh(choices, settings))
     problems += apply_settings(settings, values, origins)
     drop_stated_shape(values, origins, stated)
     values, unresolved = _resolve(values, origins)

@@ -46,10 +46,15 @@ TINY_EVALUATE: Mapping[str, Any] = {"limit": 2, "every_steps": None}
 WARMUPS = ("warmup_steps", "warmup_samples", "warmup_ratio")
 
 
-def sets_mesh(choices: Sequence[Choice], settings: Sequence[Setting]) -> bool:
-    """Whether the command line chooses a mesh: a group file, the whole section, or one of its axes."""
-    axes = {"parallelism", *(f"parallelism.{axis}" for axis in TINY_MESH)}
-    return any(choice.group == "parallelism" for choice in choices) or any(setting.path in axes for setting in settings)
+def chooses_mesh(choices: Sequence[Choice], settings: Sequence[Setting]) -> bool:
+    """Whether the command line chooses a whole mesh: a group file, or the section.
+
+    Single axes are set over a mesh of one process, so that `parallelism.dp_shard=2` is two of them whatever the recipe
+    is for.
+    """
+    return any(choice.group == "parallelism" for choice in choices) or any(
+        setting.path == "parallelism" for setting in settings
+    )
 
 
 def apply_tiny(
@@ -61,7 +66,7 @@ def apply_tiny(
         values: sections at the top; sections of a wrong type are left for the decoder to report.
         origins: told which values come from the scale.
         families: model families by name, for their tiny shapes.
-        keep_mesh: the command line chooses the mesh itself.
+        keep_mesh: the mesh is another one's choice.
     """
     tiny = _Writer(values, origins)
     _shrink_model(tiny, families)

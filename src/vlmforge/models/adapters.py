@@ -43,7 +43,7 @@ def apply_adapter(model: PreTrainedModel, adapter: AdapterConfig) -> None:
     linear = adaptable_modules(model, family)
     _check_targets(adapter, linear)
     with without_transformers_warnings():
-        inject_adapter_in_model(lora_config(adapter, family, linear), model, low_cpu_mem_usage=True)
+        inject_adapter_in_model(lora_config(adapter, model, linear), model, low_cpu_mem_usage=True)
     for module in model.modules():
         if type(module) is LoraLinear:
             module.__class__ = _LeanLoraLinear
@@ -171,20 +171,20 @@ def _check_targets(adapter: AdapterConfig, linear: Sequence[str]) -> None:
         raise ConfigError(problems)
 
 
-def lora_config(adapter: AdapterConfig, family: Family, linear: Iterable[str]) -> LoraConfig:
+def lora_config(adapter: AdapterConfig, model: PreTrainedModel, linear: Iterable[str]) -> LoraConfig:
     """The peft configuration of a recipe's adapter.
 
     Args:
         adapter: the recipe's.
-        family: of the model.
+        model: with the adapter or without.
         linear: names of the modules that may be adapted, or are.
     """
     named = adapter.target_modules
     # A list of names: a lone string other than all-linear would be a regular expression to peft.
     targets = named if isinstance(named, str) and named == "all-linear" else _as_list(named)
-    if targets == "all-linear" and family.not_adapted:
+    if targets == "all-linear" and find_family(model.config).not_adapted:
         # peft would take in what the family leaves out, among it experts, as parameters of another rank.
-        targets = sorted({name.rpartition(".")[2] for name in linear})
+        targets = _shortest_ends(linear, model)
     return LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,  # pyright: ignore[reportArgumentType]  # a fraction works, whatever the annotation
@@ -192,6 +192,19 @@ def lora_config(adapter: AdapterConfig, family: Family, linear: Iterable[str]) -
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
+
+
+def _shortest_ends(names: Iterable[str], model: nn.Module) -> list[str]:
+    """Ends of these modules' names that no other module's name has; a tower's patches are made by a `proj` too."""
+    wanted = set(names)
+    others = {end for name, _ in model.named_modules() if name not in wanted for end in _ends(name)}
+    return sorted({next(end for end in _ends(name) if end not in others) for name in wanted})
+
+
+def _ends(name: str) -> list[str]:
+    """The last part of a name, the last two, and so on."""
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in reversed(range(len(parts)))]
 
 
 def _as_list(names: str | Sequence[str]) -> list[str]:
@@ -258,7 +271,7 @@ def save_adapter_config(
 ) -> None:
     """Write adapter_config.json, with the folder or hub id of the base model and the revision of the latter."""
     adapted = [name.partition(".lora_")[0] for name, _ in model.named_parameters() if is_adapter(name)]
-    config = lora_config(adapter, find_family(model.config), adapted)
+    config = lora_config(adapter, model, adapted)
     config.base_model_name_or_path = base
     config.revision = revision
     config.inference_mode = True

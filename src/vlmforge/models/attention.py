@@ -19,14 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from vlmforge.models.cpu_attention import attend_on_cpu, visible
+from vlmforge.models.cpu_attention import AttendWhole, attend_on_cpu, visible
 from vlmforge.parallel.context import SequenceSplit
 
 VARLEN = "vlmforge_varlen"
-
-# Lengths of pictures are rounded up to multiples of this. On a CPU the backward pass in bf16 compiles kernels for every
-# length that it has not seen, and keeps them: 4 MB each, for as many lengths as the data has.
-LENGTH_STEP = 32
 WHOLE = "vlmforge_whole"
 
 # What a compiled layer calls as it is; torch's own type says that such a function takes nothing.
@@ -276,13 +272,12 @@ def whole_attention(
         `[B, T, H, D]` and None in the place of attention weights.
     """
     assert attention_mask is None, "a picture is seen whole"
-    length, mask = query.shape[2], None
-    padding = -length % LENGTH_STEP
-    if padding and query.device.type == "cpu":
-        query, key, value = (F.pad(tensor, (0, 0, 0, padding)) for tensor in (query, key, value))
-        mask = torch.arange(length + padding).lt(length).expand(1, 1, 1, -1)
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
-    return out[:, :, :length].transpose(1, 2).contiguous(), None
+    if query.device.type == "cpu" and dropout == 0.0:
+        factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+        out: Tensor = AttendWhole.apply(query, key, value, factor)
+    else:
+        out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=scaling)
+    return out.transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(VARLEN, varlen_attention)

@@ -7,7 +7,7 @@ The order is fixed and matters: `build_on_meta` (shapes, adapters, what is train
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ from vlmforge.models.embed_cache import check_embed_cache
 from vlmforge.models.family import Family
 from vlmforge.models.group_lr import check_group_lr
 from vlmforge.models.hub import fetch_folder
-from vlmforge.models.layout import match_files
+from vlmforge.models.layout import as_in_file, match_files
 from vlmforge.models.shape import build_hf_config, find_family
 from vlmforge.models.sharding import check_sharding
 from vlmforge.models.stitched_model import StitchedModel as StitchedModel  # makes AutoModel know it
@@ -36,8 +36,8 @@ TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class TensorReader(Protocol):
     """Reads named tensors of a folder of safetensors into existing ones, sharded or not; see `checkpoint`."""
 
-    def names(self, folder: Path) -> set[str]:
-        """Names of all tensors in the folder."""
+    def shapes(self, folder: Path) -> Mapping[str, Sequence[int]]:
+        """Full shapes of all tensors in the folder by their names."""
         ...
 
     def read(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -247,10 +247,13 @@ def load_weights(model: PreTrainedModel, folder: Path, reader: TensorReader) -> 
     parameters = {base_name(name): p.detach() for name, p in model.named_parameters() if not is_adapter(name)}
     # A tied head may be stored under both its names.
     aliases = {base_name(name) for name, _ in model.named_parameters(remove_duplicate=False)}
-    files = match_files(find_family(model.config), parameters, aliases, reader.names(folder))
+    family, shapes = find_family(model.config), reader.shapes(folder)
+    files = match_files(family, parameters, aliases, shapes.keys())
     if files.missing or files.left_over:
         raise CheckpointError(Problem(*_explain_mismatch(folder, files.missing, files.left_over)))
-    reader.read(folder, files.tensors)
+    reader.read(
+        folder, {name: as_in_file(family, name, tensor, shapes[name]) for name, tensor in files.tensors.items()}
+    )
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, config: Config, reader: TensorReader) -> None:
@@ -270,7 +273,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, config: Config, reader: T
         )
         raise CheckpointError(problem)
     tensors = {peft_name(name): p.detach() for name, p in model.named_parameters() if is_adapter(name)}
-    available = reader.names(folder)
+    available = reader.shapes(folder).keys()
     missing, left_over = sorted(tensors.keys() - available), sorted(available - tensors.keys())
     if missing or left_over:
         raise CheckpointError(Problem(*_explain_mismatch(folder, missing, left_over)))

@@ -1,12 +1,12 @@
-"""Attention of packed samples on a CPU: torch's own kernels, the backward one always in float32.
+"""Attention of packed samples, and of pictures, on a CPU: torch's own kernels, the backward one always in float32.
 
 In bfloat16 that kernel is slower than in float32 with every cast counted (3.1 to 2.3 ms for 192 tokens and 9 heads on
 two cores), less exact, and compiles for each new length code that it keeps: 4 MB each, for as many lengths as the data
-has. Both are operations of their own, which torch.compile takes as they are: what they run depends on where samples
-end.
+has. Those of packed samples are operations of their own, which torch.compile takes as they are: what they run depends
+on where samples end.
 """
 
-# Shapes: T tokens of all samples, L of one, N samples, H query heads, K key-value heads, D head_dim.
+# Shapes: T tokens of all samples, L of one, N samples or pictures, H query heads, K key-value heads, D head_dim.
 
 from __future__ import annotations
 
@@ -162,3 +162,23 @@ def _mask(query: Tensor, window: int | None) -> dict[str, Any]:
         return {"is_causal": True}
     hidden = ~visible(length, window, query.device)
     return {"is_causal": False, "attn_mask": torch.zeros(length, length).masked_fill_(hidden, float("-inf"))}
+
+
+class AttendWhole(torch.autograd.Function):
+    """Attention of every token of a picture, or tile, to every other."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """Of the three, `[N, H, L, D]` each."""
+        out, log_sums = _forward(query, key, value, 0.0, is_causal=False, scale=scaling)
+        ctx.save_for_backward(query, key, value, out, log_sums)
+        ctx.scaling = scaling
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        """In the type of the query."""
+        *heads, log_sums = ctx.saved_tensors
+        wide = (tensor.float() for tensor in (grad_outputs[0], *heads))
+        grads = _backward(*wide, log_sums, 0.0, is_causal=False, scale=ctx.scaling)
+        return *(grad.to(heads[0].dtype) for grad in grads), None

@@ -25,8 +25,9 @@ TEXT_REQUIRED = (
 Rgb = tuple[float, float, float]
 
 # What a class of transformers computes that has a lean form: a norm that multiplies by its weight after rounding, one
-# that multiplies by 1 + weight before, `down(act(gate(x)) * up(x))`.
-LeanKind = Literal["norm", "norm_of_one", "gated_mlp"]
+# that multiplies by 1 + weight before, `down(act(gate(x)) * up(x))`; of Qwen-VL's towers, attention within pictures and
+# what makes tokens of patches.
+LeanKind = Literal["norm", "norm_of_one", "gated_mlp", "picture_attention", "patches"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Family:
         not_adapted: last names of linear modules that an adapter leaves alone, because they return more than a
             tensor, or because peft takes their names for those of experts.
         fused: experts' matrices that the model holds as one tensor, and its files one by one; see `Fused`.
+        swapped: ends of the names of such matrices that files may hold as one tensor, inputs and outputs swapped.
         rope_by_layer_type: where kinds of layers have rotary bases of their own, the kind and the field of its base.
         wrapper: the image-text model in whose folders this model's weights are published; see `Wrapper`.
         parts: sections to the values of their `model_type`, where a family takes parts of several kinds.
@@ -74,6 +76,7 @@ class Family:
     attentions: tuple[str, ...] = ("varlen", "sdpa", "eager")
     not_adapted: tuple[str, ...] = ()
     fused: tuple[Fused, ...] = ()
+    swapped: tuple[str, ...] = ()
     rope_by_layer_type: Mapping[str, str] = field(default_factory=dict[str, str])
     wrapper: Wrapper | None = None
     lean: Mapping[str, LeanKind] = field(default_factory=dict[str, LeanKind])

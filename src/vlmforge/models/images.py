@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _PROCESSORS: dict[str, tuple[Any, Any]] = {
     "qwen2_5_vl": (Qwen2_5_VLProcessor, Qwen2VLVideoProcessor),
     "qwen3_vl": (Qwen3VLProcessor, Qwen3VLVideoProcessor),
+    "qwen3_vl_moe": (Qwen3VLProcessor, Qwen3VLVideoProcessor),
     "internvl": (InternVLProcessor, InternVLVideoProcessor),
 }
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")

@@ -8,7 +8,7 @@ reads and writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -67,6 +67,19 @@ def match_files(
         sorted(prefix + name for name in expected - named),
         sorted(in_file[name] for name in extra),
     )
+
+
+def as_in_file(family: Family, name: str, tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """A tensor to be read, or a view of it with inputs and outputs swapped if that is how the file has it.
+
+    Args:
+        family: of the model.
+        name: of the tensor in the file.
+        tensor: of the model, sharded or not.
+        shape: in the file.
+    """
+    is_swapped = name.endswith(family.swapped) and list(tensor.shape) != list(shape) == list(tensor.mT.shape)
+    return tensor.mT if is_swapped else tensor
 
 
 def split_for_file(family: Family, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:

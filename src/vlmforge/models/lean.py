@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from vlmforge.errors import ConfigError, Problem
 from vlmforge.models.family import LeanKind
+from vlmforge.models.lean_tower import Patches, PictureAttention
 from vlmforge.models.shape import find_family
 from vlmforge.parallel.tensor import is_cut
 
@@ -130,7 +131,13 @@ class _GatedMLP(nn.Module):
         return flat.view(*x.shape[:-1], -1)
 
 
-_MIXINS: Mapping[LeanKind, type[nn.Module]] = {"norm": _Norm, "norm_of_one": _NormOfOne, "gated_mlp": _GatedMLP}
+_MIXINS: Mapping[LeanKind, type[nn.Module]] = {
+    "norm": _Norm,
+    "norm_of_one": _NormOfOne,
+    "gated_mlp": _GatedMLP,
+    "picture_attention": PictureAttention,
+    "patches": Patches,
+}
 
 
 def apply_lean(model: PreTrainedModel) -> None:

@@ -52,9 +52,7 @@ def make_adapter(config: Config, base: Path, folder: Path, seed: int = 1) -> Non
     family = find_family(model.config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        adapted: Any = get_peft_model(
-            model, lora_config(config.stage.adapter, family, adaptable_modules(model, family))
-        )
+        adapted: Any = get_peft_model(model, lora_config(config.stage.adapter, model, adaptable_modules(model, family)))
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name:
                 nn.init.normal_(parameter, std=LORA_B_STD)

@@ -62,6 +62,13 @@ QWEN2_5_VL = Family(
     groups={"vision_tower": "model.visual", "projector": "model.visual.merger", "language_model": ""},
     renamed=(("visual.", "model.visual."), ("model.", "model.language_model.")),
     sharding=beside_tower({**SHARDED_ATTENTION, **SHARDED_MLP}, "model.visual"),
+    lean={
+        "Qwen2_5_VLRMSNorm": "norm",
+        "Qwen2MLP": "gated_mlp",
+        "Qwen2_5_VLMLP": "gated_mlp",
+        "Qwen2_5_VLVisionAttention": "picture_attention",
+        "Qwen2_5_VisionPatchEmbed": "patches",
+    },
     vision=qwen_vision(3_136, 12_845_056, mean=CLIP_MEAN, std=CLIP_STD),
     tiny={
         "text_config": {**TINY_TEXT, "rope_scaling": {"rope_type": "default", "mrope_section": [2, 3, 3]}},

@@ -60,6 +60,12 @@ QWEN3_VL = Family(
         "language_model": "",
     },
     sharding=beside_tower({**SHARDED_ATTENTION, **SHARDED_HEAD_NORMS, **SHARDED_MLP}, "model.visual"),
+    lean={
+        "Qwen3VLTextRMSNorm": "norm",
+        "Qwen3VLTextMLP": "gated_mlp",
+        "Qwen3VLVisionAttention": "picture_attention",
+        "Qwen3VLVisionPatchEmbed": "patches",
+    },
     vision=qwen_vision(65_536, 16_777_216, mean=HALF, std=HALF),
     tiny={
         "text_config": {

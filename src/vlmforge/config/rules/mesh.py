@@ -145,11 +145,9 @@ def check_compiled_layers(subject: Subject) -> Iterator[Finding]:
     shape = subject.shape()
     if not subject.config.parallelism.compile or shape is None:
         return
-    family = subject.facts.families.get(shape.family or "")
     field = next((name for name in NOT_COMPILED if shape.fields.get(name) is not None), None)
     reasons = {
         f"model {field} = {scalar_text(shape.fields.get(field or ''))}": field is not None,
-        f"family {shape.family}, which sees": family is not None and family.text_section != "",
         f"model.kernels = {subject.config.model.kernels}": subject.config.model.kernels != "torch",
     }
     for reason in [text for text, holds in reasons.items() if holds]:
