@@ -12,7 +12,7 @@ makes
     assets/openmoji/                only with --only openmoji, which needs npm and resvg-py: 500 pictures in images/,
                                     captions.csv (image, caption) and messages.jsonl
     assets/openmoji-all/            with --only openmoji_all: all pictures with a caption; train.jsonl, validation.jsonl
-    assets/tuxpaint/                the same of Tux Paint's stamps with --only tuxpaint: needs apt-get and resvg-py
+    assets/tuxpaint/                the same of Tux Paint's stamps with --only tuxpaint: needs apt-get
     assets/wordnet/{train,validation}.jsonl   only with --only wordnet, which needs apt-get: 117,659 rows of `text`
 
 Every file that an asset is made of, or what was made of it, is pinned to a sha256. A folder appears complete or not at
@@ -70,7 +70,7 @@ OPENMOJI_PICTURES = 500
 OPENMOJI_PIXELS = 96
 # Those that are words about a thing.
 OPENMOJI_CAPTIONS, OPENMOJI_HELD_OUT = 1644, 150
-STAMPS, STAMPS_HELD_OUT, STAMP_PIXELS = 949, 50, 128
+STAMPS, STAMPS_HELD_OUT, STAMP_PIXELS = 785, 50, 128
 WORDNET_SENSES = 117_659  # the number of synsets that WordNet 3.0 itself states (wnstats(7WN))
 WORDNET_HELD_OUT = 2000
 WORDNET_SHA256 = {
@@ -313,8 +313,7 @@ def build_openmoji_all(archive_path: Path, folder: Path) -> None:
 
 
 def build_tuxpaint(stamps_path: Path, folder: Path) -> None:
-    """Draw every stamp that has a sentence."""
-    require_packages(("resvg_py",), "draw SVG files")
+    """Copy every stamp that has a sentence, smaller."""
     stamps = read_stamps(stamps_path)
     expect("the number of stamps", len(stamps), STAMPS, stamps_path)
     draw_stamps(stamps, folder, STAMP_PIXELS)
@@ -443,7 +442,7 @@ Stamps of Tux Paint (https://tuxpaint.org), by many authors.
 Licence: GPL-2 or later as a collection; many of them public domain or under other free licences, which
     /usr/share/doc/tuxpaint-stamps-default/copyright of the package names.
 Origin: Debian, tuxpaint-stamps-default (2022.06.04-1 and others), usr/share/tuxpaint/stamps
-Changes: stamps with a sentence, as PNG of at most 128 pixels a side; captions are the English sentences. Sorted by the
+Changes: those that are PNG and have a sentence, of at most 128 pixels a side; captions are the English sentences. Sorted by the
     sha256 of the caption; the last of them are validation.jsonl.
 """,
     build=build_tuxpaint,

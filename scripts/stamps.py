@@ -1,7 +1,7 @@
 """Tux Paint's stamps, each with its sentence, out of Debian's package `tuxpaint-stamps-default`.
 
-A stamp is a PNG or an SVG with a text file of its name beside it, whose first line is the sentence in English.
-`fetch_assets.py` writes the files.
+A stamp is a PNG with a text file of its name beside it, whose first line is the sentence in English. Those that are SVG
+are left out: some have no size. `fetch_assets.py` writes the files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 from PIL import Image
 
 QUESTION = "Describe this picture."
-SUFFIXES = (".png", ".svg")
 
 
 @dataclass(frozen=True)
@@ -40,25 +39,18 @@ def read_stamps(folder: Path) -> list[Stamp]:
     """All stamps below a folder that have a sentence, in the order of their names."""
     stamps = []
     for note in sorted(folder.rglob("*.txt")):
-        lines = note.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        sources = [path for suffix in SUFFIXES if (path := note.with_suffix(suffix)).is_file()]
+        lines, source = note.read_text(encoding="utf-8", errors="replace").strip().splitlines(), note.with_suffix(".png")
         # A first line with a mark is a translation's already.
-        if lines and sources and "=" not in lines[0]:
+        if lines and source.is_file() and "=" not in lines[0]:
             name = "-".join(note.relative_to(folder).with_suffix("").parts)
-            stamps.append(Stamp(name, sources[0], lines[0].strip()))
+            stamps.append(Stamp(name, source, lines[0].strip()))
     return stamps
 
 
 def draw_stamps(stamps: Sequence[Stamp], folder: Path, size: int) -> None:
     """Write each stamp as a PNG whose longer side has `size` pixels at most."""
-    import resvg_py
-
     (folder / "images").mkdir()
     for stamp in stamps:
-        target = folder / stamp.file_name
-        if stamp.source.suffix == ".svg":
-            svg = stamp.source.read_text(encoding="utf-8")
-            target.write_bytes(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, skip_system_fonts=True)))
-        picture = Image.open(target if stamp.source.suffix == ".svg" else stamp.source).convert("RGBA")
+        picture = Image.open(stamp.source).convert("RGBA")
         picture.thumbnail((size, size))
-        picture.save(target)
+        picture.save(folder / stamp.file_name)

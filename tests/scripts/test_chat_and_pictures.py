@@ -60,7 +60,7 @@ def test_stamps_are_read_drawn_and_asked_about(tmp_path):
     animals = tmp_path / "stamps/animals"
     animals.mkdir(parents=True)
     Image.new("RGBA", (300, 150)).save(animals / "cow.png")
-    (animals / "hen.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 4"></svg>')
+    Image.new("P", (20, 40)).save(animals / "hen.png")
     (animals / "cow.txt").write_text("A cow.\nde.utf8=Eine Kuh.\n")
     (animals / "hen.txt").write_text("A hen.\n")
     # Without a picture, and without a sentence in English.
@@ -70,7 +70,7 @@ def test_stamps_are_read_drawn_and_asked_about(tmp_path):
     stamps = read_stamps(tmp_path / "stamps")
     assert [(stamp.name, stamp.text) for stamp in stamps] == [("animals-cow", "A cow."), ("animals-hen", "A hen.")]
     draw_stamps(stamps, tmp_path, 128)
-    assert [Image.open(tmp_path / stamp.file_name).size for stamp in stamps] == [(128, 64), (64, 128)]
+    assert [Image.open(tmp_path / stamp.file_name).size for stamp in stamps] == [(128, 64), (20, 40)]
     row = json.loads(write_messages(stamps, QUESTION).splitlines()[0])
     assert row["messages"][0]["content"][1] == {"type": "text", "text": QUESTION}
 
