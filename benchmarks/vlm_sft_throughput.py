@@ -46,7 +46,7 @@ HERE = Path(__file__).parent
 TOKENIZER = "assets/smollm2-135m-instruct"
 ROWS = Path("assets/openmoji/messages.jsonl")
 NUM_ROWS, NUM_STEPS, ROWS_A_STEP = 256, 6, 16
-HELD_OUT = slice(300, 364)
+HELD_OUT = slice(300, 320)
 LR = 1e-4
 # Each picture of 96 pixels squared is enlarged to 256, which is 64 tokens.
 PIXELS = 256 * 256
