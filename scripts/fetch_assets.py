@@ -442,7 +442,7 @@ Stamps of Tux Paint (https://tuxpaint.org), by many authors.
 Licence: GPL-2 or later as a collection; many of them public domain or under other free licences, which
     /usr/share/doc/tuxpaint-stamps-default/copyright of the package names.
 Origin: Debian, tuxpaint-stamps-default (2022.06.04-1 and others), usr/share/tuxpaint/stamps
-Changes: those that are PNG and have a sentence, of at most 128 pixels a side; captions are the English sentences. Sorted by the
+Changes: PNG stamps with a sentence, at most 128 pixels a side; captions are the English sentences. Sorted by the
     sha256 of the caption; the last of them are validation.jsonl.
 """,
     build=build_tuxpaint,

@@ -39,7 +39,8 @@ def read_stamps(folder: Path) -> list[Stamp]:
     """All stamps below a folder that have a sentence, in the order of their names."""
     stamps = []
     for note in sorted(folder.rglob("*.txt")):
-        lines, source = note.read_text(encoding="utf-8", errors="replace").strip().splitlines(), note.with_suffix(".png")
+        source = note.with_suffix(".png")
+        lines = note.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         # A first line with a mark is a translation's already.
         if lines and source.is_file() and "=" not in lines[0]:
             name = "-".join(note.relative_to(folder).with_suffix("").parts)
