@@ -438,8 +438,19 @@ def test_of_a_mesh_that_is_none_only_the_cause_is_told(
     code, report = run(capsys, *run_words, "stage.global_batch_size=6", "stage.micro_batch_size=4")
     assert code == 2
     assert "must divide the number of ranks = 8" in report
+    assert f"where: command line: {next(word for word in words if word.startswith('parallelism'))}" in report
     assert "global_batch_size" not in report
     assert "parallelism.ep" not in report
+
+
+def test_where_nothing_says_how_many_ranks_there_are_only_that_is_told(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("launch=slurm", "launch.num_nodes=3", "parallelism.dp_shard=-1", "parallelism.tp=2")
+    code, report = run(capsys, "validate", f"recipe={recipe.name}", *words)
+    assert code == 2
+    assert "needs launch.processes_per_node" in report
+    assert report.endswith("\n1 error\n")
 
 
 def test_only_the_first_rank_speaks(

@@ -167,7 +167,7 @@ def sbatch_script(job: SlurmJob, agents: Agents, program: Sequence[str], words: 
     return SCRIPT.format(
         directives="\n".join(f"#SBATCH {option}" for option in _directives(job, agents.num_nodes)),
         srun=shlex.join(srun),
-        torchrun=" \\\n  ".join(shlex.quote(word) for word in [*program, *agents.options()]),
+        torchrun=" \\\n  ".join([shlex.join(program), *map(shlex.quote, agents.options())]),
         port=job.port,
         words=shlex.join(words),
         exports="".join(f"export {name}={shlex.quote(value)}\n" for name, value in job.environment.items()),

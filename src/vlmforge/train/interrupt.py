@@ -31,7 +31,8 @@ class StopWish:
         if not self.is_set:
             # Written at once, past every buffer: a signal can come in the middle of a print.
             note_asked()
-            os.write(2, b"\nstopping after this step, then saving; Ctrl-C again ends at once\n")
+            again = b"; Ctrl-C again ends at once" if signum == signal.SIGINT else b""
+            os.write(2, b"\nstopping after this step, then saving" + again + b"\n")
         self.is_set = True
 
 

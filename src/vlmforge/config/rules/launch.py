@@ -92,16 +92,21 @@ def check_folder(subject: Subject) -> Iterator[Finding]:
             )
 
 
-def check_mesh_elsewhere(subject: Subject) -> Iterator[Finding]:
-    """A machine without a GPU, as login nodes are, says nothing of how many ranks the others have."""
-    config, facts = subject.config, subject.facts
-    launch = config.launch
+def is_mesh_open(subject: Subject) -> bool:
+    """Whether the ranks are elsewhere, and nothing says how many: a machine without a GPU, as login nodes are, cannot."""
+    launch, facts = subject.config.launch, subject.facts
     is_said = launch.processes_per_node is not None or facts.world_size is not None or launch.device == "cpu"
-    if launch.kind == "local" or is_said or config.parallelism.dp_shard != -1 or facts.num_gpus > 0:
+    is_elsewhere = launch.kind != "local" and facts.num_gpus == 0
+    return is_elsewhere and not is_said and subject.config.parallelism.dp_shard == -1
+
+
+def check_mesh_elsewhere(subject: Subject) -> Iterator[Finding]:
+    """The number of ranks must be known before a job is written."""
+    if not is_mesh_open(subject):
         return
     yield Finding(
         ("launch.processes_per_node", "parallelism.dp_shard"),
-        f"launch.kind = {launch.kind} with parallelism.dp_shard = -1 needs launch.processes_per_node: the GPUs counted "
+        f"launch.kind = {subject.config.launch.kind} with parallelism.dp_shard = -1 needs launch.processes_per_node: the GPUs counted "
         "would be this machine's, which shows none",
         "launch.processes_per_node=8, or launch.device=cpu for one rank on each machine's CPU",
     )

@@ -8,6 +8,7 @@ from typing import Any
 from vlmforge.config.derived import derive_batch, derive_world_size, is_whole_mesh, num_ranks_beside_shard
 from vlmforge.config.encode import scalar_text
 from vlmforge.config.rules.finding import Finding, Rule, Subject
+from vlmforge.config.rules.launch import is_mesh_open
 from vlmforge.config.rules.tensor import EXPERTS
 
 # Keys whose other values come with a later version: path, the value that works, what the others are.
@@ -15,6 +16,9 @@ NOT_YET: tuple[tuple[str, object, str], ...] = (
     ("parallelism.pp", 1, "pipeline parallelism"),
     ("checkpointing.async_save", False, "saving in the background"),
 )
+
+
+LAUNCHED = ("launch.processes_per_node", "launch.num_nodes")
 
 
 def check_available(subject: Subject) -> Iterator[Finding]:
@@ -48,7 +52,7 @@ def check_mesh(subject: Subject) -> Iterator[Finding]:
     if shard == 0:
         return
     ranks = derive_world_size(config, subject.facts.world_size, subject.facts.num_gpus)
-    if is_whole_mesh(config, ranks):
+    if is_mesh_open(subject) or is_whole_mesh(config, ranks):
         return
     product = (
         f"pp x dp_replicate x cp x tp = {rest}"
@@ -57,8 +61,11 @@ def check_mesh(subject: Subject) -> Iterator[Finding]:
     )
     rule = "must divide" if shard == -1 else "must be"
     works = ranks // rest if ranks % rest == 0 else None
+    chosen = config.parallelism
+    # Whichever was said on the command line is blamed.
+    axes = {"tp": chosen.tp, "cp": chosen.cp, "dp_replicate": chosen.dp_replicate, "dp_shard": shard, "pp": chosen.pp}
     yield Finding(
-        ("parallelism.dp_shard" if shard != -1 else "parallelism.dp_replicate", "launch.processes_per_node"),
+        tuple(f"parallelism.{name}" for name, size in axes.items() if size != 1) + LAUNCHED,
         f"parallelism.dp_shard = {shard}: {product} {rule} the number of ranks = {ranks}{_said_by(subject)}",
         f"parallelism.dp_shard={works}" if works else f"{_all_sharded(subject)}, or {rest * abs(shard)} ranks",
     )
@@ -87,7 +94,7 @@ def check_batch(subject: Subject) -> Iterator[Finding]:
     if config.parallelism.dp_shard == 0:
         return
     ranks = derive_world_size(config, subject.facts.world_size, subject.facts.num_gpus)
-    if not is_whole_mesh(config, ranks):
+    if is_mesh_open(subject) or not is_whole_mesh(config, ranks):
         # Of a mesh that is none, no part of the batch can be told.
         return
     sizes = derive_batch(config, ranks)

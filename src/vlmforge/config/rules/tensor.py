@@ -11,6 +11,7 @@ from vlmforge.config.encode import scalar_text
 from vlmforge.config.plain import is_whole_number
 from vlmforge.config.rules.fields import nearest_number
 from vlmforge.config.rules.finding import Finding, Rule, Subject
+from vlmforge.config.rules.launch import is_mesh_open
 
 # What tp cuts: heads, which stay whole, and the widths of matrices.
 CUT_BY_TP = ("num_attention_heads", "num_key_value_heads", "vocab_size", "intermediate_size", "intermediate_size_mlp")
@@ -58,7 +59,7 @@ def check_expert_parallel(subject: Subject) -> Iterator[Finding]:
             )
         return
     ranks = derive_world_size(subject.config, subject.facts.world_size, subject.facts.num_gpus)
-    if not is_whole_mesh(subject.config, ranks):
+    if is_mesh_open(subject) or not is_whole_mesh(subject.config, ranks):
         return
     axes = derive_batch(subject.config, ranks).axes
     holders = axes.dp_shard * axes.cp * axes.tp
