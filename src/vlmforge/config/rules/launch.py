@@ -93,7 +93,7 @@ def check_folder(subject: Subject) -> Iterator[Finding]:
 
 
 def is_mesh_open(subject: Subject) -> bool:
-    """Whether the ranks are elsewhere, and nothing says how many: a machine without a GPU, as login nodes are, cannot."""
+    """Whether the ranks are elsewhere, and nothing says how many: a login node without a GPU cannot."""
     launch, facts = subject.config.launch, subject.facts
     is_said = launch.processes_per_node is not None or facts.world_size is not None or launch.device == "cpu"
     is_elsewhere = launch.kind != "local" and facts.num_gpus == 0
@@ -106,8 +106,8 @@ def check_mesh_elsewhere(subject: Subject) -> Iterator[Finding]:
         return
     yield Finding(
         ("launch.processes_per_node", "parallelism.dp_shard"),
-        f"launch.kind = {subject.config.launch.kind} with parallelism.dp_shard = -1 needs launch.processes_per_node: the GPUs counted "
-        "would be this machine's, which shows none",
+        f"launch.kind = {subject.config.launch.kind} with parallelism.dp_shard = -1 needs launch.processes_per_node: "
+        "the GPUs counted would be this machine's, which shows none",
         "launch.processes_per_node=8, or launch.device=cpu for one rank on each machine's CPU",
     )
 
