@@ -134,7 +134,7 @@ VERBS: Mapping[str, Verb] = {
             "tower": "folder or hub id of a vision tower, or random for one with new weights",
             "language_model": "folder or hub id of a language model",
             "recipe": "whose model the parts are joined to; or choose one with model=",
-            "checkpoint": "a published model's folder or hub id, or with layout the export/ of a stitched model",
+            "checkpoint": "a published model's folder or hub id, or with layout a stitched one: run, folder or hub id",
             "layout": "nvlm_d or nemotron_nano_vl: write the files as that published model has them",
             "output": "the folder to write",
         },
@@ -142,7 +142,7 @@ VERBS: Mapping[str, Verb] = {
             "convert model=mistral_clip tower=clip language_model=mistral output=stitched/mistral_clip",
             "convert recipe=pretrain.yaml tower=random language_model=lm output=stitched/small",
             "convert model=nvlm_d_72b checkpoint=nvidia/NVLM-D-72B output=stitched/nvlm_d_72b",
-            "convert checkpoint=runs/nvlm/export layout=nvlm_d output=published",
+            "convert checkpoint=runs/nvlm layout=nvlm_d output=published",
         ),
     ),
 }

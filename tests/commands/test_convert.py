@@ -17,6 +17,8 @@ from transformers import (
     CLIPModel,
     LlamaConfig,
     LlamaForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 from tests.support.published import fields_of, make_published, overrides
@@ -94,6 +96,23 @@ def test_a_model_is_joined_from_a_tower_and_a_language_model(here: Path, capsys:
     assert inputs["pixel_values"].shape == (3, 3, 32, 32), "two tiles and the whole"
     output = model.float().generate(**inputs, max_new_tokens=3, do_sample=False)
     assert processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True) == answer
+
+
+def test_experts_that_lie_one_by_one_are_joined(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fields = merge(stitched_fields("clip", "qwen3_moe"), {"tie_word_embeddings": False})
+    text = {**fields["text_config"], "vocab_size": 288}
+    for name in ("model_type", "use_sliding_window", "sliding_window"):
+        text.pop(name, None)
+    rope = {"rope_type": "default", "rope_theta": text.pop("rope_theta", 1e6)}
+    moe = Qwen3MoeForCausalLM(Qwen3MoeConfig(**text, rope_parameters=rope))
+    moe.save_pretrained(here / "moe")
+    build_byte_tokenizer().save_pretrained(here / "moe")
+    assert any(".experts.3.gate_proj." in name for name in read(here / "moe"))
+    words = [*overrides(merge(fields, {"text_config": {**text, "rope_theta": rope["rope_theta"]}}))]
+    assert convert(*words, "tower=random", "language_model=moe", "output=stitched-moe") == 0, capsys.readouterr().err
+    model = AutoModelForImageTextToText.from_pretrained(here / "stitched-moe")
+    for name, tensor in moe.model.named_parameters():
+        assert torch.equal(model.get_parameter(f"model.language_model.{name}"), tensor), name
 
 
 def test_a_drawn_tower_is_drawn_by_its_own_rule(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,9 +71,9 @@ def merge(fields: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stitched_fields(tower: str, text: str) -> dict[str, Any]:
-    """The tiny stitched model of a tower, by the beginning of its model_type, and a language model."""
+    """The tiny stitched model of a tower, by the beginning of its model_type, and a language model's family."""
     kind = next(kind for kind in TOWERS if kind.removeprefix("vlmforge_").startswith(tower))
-    types = {"text_config": {"model_type": text}, "vision_config": {"model_type": kind}}
+    types = {"text_config": {"model_type": FAMILIES[text].model_type}, "vision_config": {"model_type": kind}}
     extra = {"text_config": EXTRA_FIELDS[text], "vision_config": EXTRA_TOWER_FIELDS.get(tower, {})}
     tied = extra["text_config"].get("tie_word_embeddings", False)
     text_fields = {name: value for name, value in extra["text_config"].items() if name != "tie_word_embeddings"}

@@ -22,13 +22,12 @@ from vlmforge.models.published import check_publishable, list_habits, published_
 from vlmforge.models.shape import build_hf_config
 from vlmforge.models.stated import check_published, check_text, check_tower, layout_of, read_config
 from vlmforge.models.stitch import Fit, Source, TensorFiles, list_tensors, publish, stitch
-from vlmforge.models.stitched import STITCHED, TEXT_PATH
+from vlmforge.models.stitched import LANGUAGE_MODELS, STITCHED, TEXT_PATH
 from vlmforge.models.stitched_files import (
     LAYOUTS,
     PUBLISHED_TEXT,
     TEXT_PREFIXES,
-    Table,
-    find_table,
+    part_experts,
     published_table,
     text_table,
     tower_candidates,
@@ -80,7 +79,7 @@ def join_parts(model: ModelConfig, tower: str, language_model: str, output: Path
     check_text(build_hf_config(ModelConfig(pretrained=str(text_folder))), built.config.text_config, text_folder)
     seeing, fit = _prepare(model), Fit(built, seed)
     text_files, shape = list_tensors(text_folder), built.config.vision_config
-    sources = _text_sources(list(fit.shapes), text_files, text_folder)
+    sources = _text_sources(fit, text_files, text_folder)
     # Of the language model's own; a norm is small.
     dtype = _dtype_of(sources[0], f"{TEXT_PATH}.norm.weight")
     with TemporaryDirectory() as place:
@@ -88,12 +87,13 @@ def join_parts(model: ModelConfig, tower: str, language_model: str, output: Path
         folder = _draw_tower(shape, seed, dtype, Path(place)) if is_drawn else fetch_folder(tower, key="tower")
         check_tower(read_config(folder, "tower"), shape, folder)
         tower_files = list_tensors(folder)
-        seen = _find(tower_candidates(shape.model_type, list(fit.shapes)), tower_files, folder)
-        sources.append(Source(folder, seen))
+        candidates = [Source(folder, table) for table in tower_candidates(shape.model_type, list(fit.shapes))]
+        seen = _find(candidates, tower_files, "the tower")
+        sources.append(seen)
         drawn = stitch(fit, sources, output, dtype)
     if is_drawn:
-        drawn = [own for owns in seen.values() for own in owns] + drawn
-    used = {name for source in sources for name in source.table}
+        drawn = [own for owns in seen.table.values() for own in owns] + drawn
+    used = {name for source in sources for name in source.needed}
     _write_rest(built, *seeing, output, dtype)
     return Converted(count_parameters(built)[0], drawn, sorted((tower_files | text_files) - used), fit.notes)
 
@@ -120,7 +120,7 @@ def read_published(model: ModelConfig, checkpoint: str, output: Path, seed: int)
     check_published(stored, built.config, layout, folder)
     seeing, fit = _prepare(model), Fit(built, seed)
     available = list_tensors(folder)
-    source = Source(folder, _find([published_table(layout, list(fit.shapes))], available, folder))
+    source = _find([Source(folder, published_table(layout, list(fit.shapes)))], available, "the model")
     dtype = _dtype_of(source, f"{TEXT_PATH}.norm.weight")
     stitch(fit, [source], output, dtype)
     # What the release says besides goes back with it.
@@ -191,30 +191,39 @@ def _without_weights(model: ModelConfig, folder: Path) -> ModelConfig:
     return replace(model, pretrained=None, init="random", tokenizer=model.tokenizer or str(folder))
 
 
-def _find(candidates: Sequence[Table], available: set[str], folder: Path) -> Table:
-    """The table that fits a folder; where none does, what the nearest one lacks is told."""
-    table = find_table(candidates, available)
-    if table is not None:
-        return table
-    nearest = min(candidates, key=lambda candidate: len(candidate.keys() - available))
-    missing = sorted(nearest.keys() - available)
+def _find(candidates: Sequence[Source], available: set[str], part: str) -> Source:
+    """The source all of whose tensors are there; where none is, what the nearest one lacks is told."""
+    found = next((source for source in candidates if source.needed <= available), None)
+    if found is not None:
+        return found
+    nearest = min(candidates, key=lambda source: len(source.needed - available))
+    missing, folder = sorted(nearest.needed - available), nearest.folder
     problem = Problem(
-        f"{folder} lacks {len(missing)} tensors of this part, for example {missing[0]}",
+        f"{folder} lacks {len(missing)} tensors of {part}, for example {missing[0]}",
         str(folder),
         "give the folder that model.config describes",
     )
     raise CheckpointError(problem)
 
 
-def _text_sources(names: Sequence[str], available: set[str], folder: Path) -> list[Source]:
+def _text_sources(fit: Fit, available: set[str], folder: Path) -> list[Source]:
     """The language model's tensors; of a tied one the table serves as the head too, where the model ties nothing."""
-    candidates = [text_table(names, prefix) for prefix in TEXT_PREFIXES]
-    if "lm_head.weight" in names and find_table(candidates, available) is None:
+    part, names = "the language model", list(fit.shapes)
+    candidates = _text_candidates(fit, names, folder)
+    if "lm_head.weight" in names and not any(source.needed <= available for source in candidates):
         body = [name for name in names if name != "lm_head.weight"]
-        table = _find([text_table(body, prefix) for prefix in TEXT_PREFIXES], available, folder)
-        rows = next(file for file, owns in table.items() if owns == (f"{TEXT_PATH}.embed_tokens.weight",))
-        return [Source(folder, table), Source(folder, {rows: ("lm_head.weight",)})]
-    return [Source(folder, _find(candidates, available, folder))]
+        source = _find(_text_candidates(fit, body, folder), available, part)
+        rows = next(file for file, owns in source.table.items() if owns == (f"{TEXT_PATH}.embed_tokens.weight",))
+        return [source, Source(folder, {rows: ("lm_head.weight",)})]
+    return [_find(candidates, available, part)]
+
+
+def _text_candidates(fit: Fit, names: Sequence[str], folder: Path) -> list[Source]:
+    """Every way in which a folder may hold a language model: under what prefix, and experts together or one by one."""
+    fused = LANGUAGE_MODELS[fit.model.config.text_config.model_type].fused
+    tables = [text_table(names, prefix) for prefix in TEXT_PREFIXES]
+    parted = [Source(folder, *part_experts(table, fused, fit.shapes)) for table in tables] if fused else []
+    return [*(Source(folder, table) for table in tables), *parted]
 
 
 def _dtype_of(source: Source, own: str) -> torch.dtype:

@@ -115,7 +115,7 @@ class LossModel(nn.Module):
         if not is_label.any():
             return (hidden_states.float() * 0.0).sum() + (weight[:1] * 0.0).float().sum()
         # Of Gemma; other families' configs have no such field.
-        softcap = getattr(self.model.config, "final_logit_softcapping", None)
+        softcap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         weighed = None if loss_weights is None else loss_weights[is_label]
         return linear_cross_entropy_sum(hidden_states[is_label], weight, labels[is_label], softcap, self.ranks, weighed)
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from vlmforge.errors import CheckpointError, Problem
 from vlmforge.models.export import MAX_FILE_BYTES
-from vlmforge.models.stitched_files import Layout, Table
+from vlmforge.models.stitched_files import Layout, Stacks, Table
 
 ZERO_HEADS = "heads of zeros"
 Fitting = Literal["same", "reshaped", "rows", "heads"]
@@ -33,10 +33,23 @@ class Source:
     Attributes:
         folder: of the files.
         table: the file's tensors to the model's.
+        stacks: tensors of the model that hold experts, which the files hold one by one.
     """
 
     folder: Path
     table: Table
+    stacks: Stacks = field(default_factory=dict[str, tuple[tuple[str, ...], ...]])
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """Names of the file's tensors."""
+        stacked = {name for experts in self.stacks.values() for pieces in experts for name in pieces}
+        return frozenset(self.table.keys() | stacked)
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Names of the model's tensors."""
+        return frozenset({own for owns in self.table.values() for own in owns} | self.stacks.keys())
 
 
 class TensorFiles:
@@ -176,7 +189,7 @@ def stitch(fit: Fit, sources: Sequence[Source], output: Path, dtype: torch.dtype
     """
     for source in sources:
         _check_shapes(source, fit)
-    found = {own for source in sources for owns in source.table.values() for own in owns}
+    found = {own for source in sources for own in source.given}
     drawn = [name for name in fit.shapes if name not in found]
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
@@ -205,6 +218,9 @@ def _read_parts(source: Source, fit: Fit) -> Iterator[tuple[str, Tensor]]:
         for file_name, owns in source.table.items():
             for own, part in zip(owns, files.read(file_name).chunk(len(owns)), strict=True):
                 yield own, fit.adapt(own, part, source.folder)
+        for own, experts in source.stacks.items():
+            stacked = torch.stack([torch.cat([files.read(name) for name in pieces]) for pieces in experts])
+            yield own, fit.adapt(own, stacked, source.folder)
 
 
 def publish(folder: Path, fit: Fit, layout: Layout, table: Table, output: Path) -> None:

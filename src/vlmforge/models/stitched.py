@@ -13,16 +13,23 @@ from typing import Any
 
 from vlmforge.config.plain import is_section
 from vlmforge.models.family import HALF, TINY_TEXT, Family, Tiles, Vision, below, without
+from vlmforge.models.gemma import GEMMA
+from vlmforge.models.gemma3 import GEMMA3
 from vlmforge.models.llama import LLAMA
 from vlmforge.models.mistral import MISTRAL
 from vlmforge.models.projectors import NORMS, PROJECTORS
 from vlmforge.models.qwen2 import QWEN2
 from vlmforge.models.qwen3 import QWEN3
+from vlmforge.models.qwen3_moe import QWEN3_MOE
+from vlmforge.models.seed_oss import SEED_OSS
 from vlmforge.models.towers import TOWERS
 from vlmforge.models.towers.tower import Tower
 
-# Language models that were compared, by the `model_type` of `text_config`.
-LANGUAGE_MODELS: Mapping[str, Family] = {family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3)}
+# Language models that were compared, by the `model_type` of `text_config`; transformers' classes of Gemma 2 and Llama 4
+# have not the attention that towers run with.
+LANGUAGE_MODELS: Mapping[str, Family] = {
+    family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, SEED_OSS, GEMMA, GEMMA3, QWEN3_MOE)
+}
 
 TOWER_PATH, PROJECTOR_PATH, TEXT_PATH = "model.vision_tower", "model.projector", "model.language_model"
 
@@ -43,7 +50,7 @@ _FIELDS: Mapping[str, tuple[type, ...]] = {
 }
 
 # With room for the tokens that are added to the 264 of `builtin:bytes`; the first of them stands for a picture.
-_TINY_TEXT = {**TINY_TEXT, "vocab_size": 288}
+TINY_ROWS = 288
 
 
 def _text_fields(family: Family) -> dict[str, tuple[type, ...]]:
@@ -75,6 +82,7 @@ def _stitch(tower_type: str, text_type: str) -> Family:
         attentions=text.attentions,
         rope_by_layer_type=text.rope_by_layer_type,
         lean=text.lean,
+        not_adapted=text.not_adapted,
         sharding={
             **below(TEXT_PATH, text.sharding),
             TOWER_PATH: "replicated",
@@ -84,7 +92,7 @@ def _stitch(tower_type: str, text_type: str) -> Family:
         tiles=_tiles_of(tower),
         tiny={
             **STITCHED.tiny,
-            "text_config": {**text.tiny, **_TINY_TEXT, "model_type": text_type},
+            "text_config": {**text.tiny, "vocab_size": TINY_ROWS, "model_type": text_type},
             "vision_config": {**tower.tiny, "model_type": tower_type},
         },
         tiny_drops=tuple(f"text_config.{name}" for name in text.tiny_drops),
@@ -131,7 +139,7 @@ STITCHED = Family(
     ),
     choose=_choose,
     tiny={
-        "text_config": {**_TINY_TEXT, "model_type": "llama"},
+        "text_config": {**TINY_TEXT, "vocab_size": TINY_ROWS, "model_type": "llama"},
         "vision_config": {**TOWERS["clip_vision_model"].tiny, "model_type": "clip_vision_model"},
         "image_token_id": 264,
         "projector_hidden_size": 96,

@@ -7,15 +7,18 @@ RADIO hold queries, keys and values as one matrix; everything else is renamed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from vlmforge.models.family import Fused
 from vlmforge.models.stitched import PROJECTOR_PATH, TEXT_PATH, TOWER_PATH
 
 # A file's tensor to the model's that lie in it, in order of their rows.
 Table = Mapping[str, tuple[str, ...]]
+# A tensor of the model to the file's of each of its experts, whose rows follow each other.
+Stacks = Mapping[str, tuple[tuple[str, ...], ...]]
 
 _QKV = re.compile(r"\.(?:attn|attention)\.[qkv]_proj\.")
 
@@ -177,9 +180,21 @@ def published_table(layout: Layout, names: Sequence[str]) -> Table:
     }
 
 
-def find_table(candidates: Iterable[Table], available: Set[str]) -> Table | None:
-    """The first table all of whose tensors are in a folder."""
-    return next((table for table in candidates if table and table.keys() <= available), None)
+def part_experts(table: Table, fused: Sequence[Fused], shapes: Mapping[str, tuple[int, ...]]) -> tuple[Table, Stacks]:
+    """A table without the experts' tensors, and the files' tensors that those are made of one expert at a time.
+
+    Args:
+        table: of a language model.
+        fused: how its files hold experts one by one.
+        shapes: of the model's tensors.
+    """
+    stacks: dict[str, tuple[tuple[str, ...], ...]] = {}
+    for file, (own, *_) in table.items():
+        one = next((one for one in fused if file.endswith(f".{one.parameter}")), None)
+        if one is not None:
+            layer, experts = file.removesuffix(f".{one.parameter}"), range(shapes[own][0])
+            stacks[own] = tuple(tuple(f"{layer}.{piece.format(k)}" for piece in one.pieces) for k in experts)
+    return {file: owns for file, owns in table.items() if owns[0] not in stacks}, stacks
 
 
 def tower_candidates(tower: str, names: Sequence[str]) -> list[Table]:

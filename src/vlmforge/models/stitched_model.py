@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
@@ -25,9 +26,8 @@ from vlmforge.models.towers.radio_model import RadioTower
 from vlmforge.models.towers.siglip_model import SiglipTower
 
 # By the `model_type` of their configs; a test holds them to `towers.TOWERS`.
-TOWER_CLASSES: Mapping[str, Any] = {
-    tower.config_class.model_type: tower for tower in (ClipTower, SiglipTower, InternVitTower, RadioTower)
-}
+_CLASSES: tuple[Any, ...] = (ClipTower, SiglipTower, InternVitTower, RadioTower)
+TOWER_CLASSES: Mapping[str, Any] = {tower.config_class.model_type: tower for tower in _CLASSES}
 
 
 class StitchedPreTrainedModel(PreTrainedModel):
@@ -176,6 +176,9 @@ class StitchedForConditionalGeneration(StitchedPreTrainedModel, GenerationMixin)
         if isinstance(logits_to_keep, Tensor):
             kept = logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        # Of Gemma 3.
+        cap = getattr(self.config.get_text_config(), "final_logit_softcapping", None)
+        logits = logits if cap is None else cap * torch.tanh(logits / cap)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **kwargs)

@@ -86,5 +86,5 @@ def record_logits(root: LossModel, row: Row, rule: ImageRule | None, device: tor
     head: Any = root.model.get_output_embeddings()
     weight = full_tensor(head.weight).detach().to(device, torch.float32)
     logits = hidden_states[0, : batch.num_tokens].float() @ weight.T
-    softcap = getattr(root.model.config, "final_logit_softcapping", None)
+    softcap = getattr(root.model.config.get_text_config(), "final_logit_softcapping", None)
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
