@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ from tests.support.runs import LORA, column, metrics, sample_ids
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vlmforge.cli import main
+from vlmforge.commands.configuring import load_config
+from vlmforge.commands.request import Request
+from vlmforge.parallel.mesh import open_world
+from vlmforge.train.session import build_root
 
 EXACT = ("step", "loss", "grad_norm", "lr", "num_tokens", "num_label_tokens", "validation_loss")
 
@@ -204,8 +209,6 @@ def test_the_exported_adapter_gives_the_same_loss_in_plain_peft(here: Path) -> N
 
 def plain_validation_loss(model: torch.nn.Module, folder: Path) -> float:
     """Mean over the answers' tokens of the held-out samples, by transformers' own logits."""
-    from vlmforge.commands.configuring import load_config
-    from vlmforge.commands.request import Request
     from vlmforge.data.window import build_validation_windows
 
     config = load_config(Request("train", {"recipe": ["short.yaml"]})).config
@@ -255,3 +258,25 @@ def test_bfloat16_stays_near_float32(here: Path) -> None:
     assert losses["masters"] == pytest.approx(losses["fp32"], rel=1e-2)
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=3e-2)
     assert len({tuple(values) for values in losses.values()}) == 3
+
+
+def test_frozen_weights_stay_in_the_type_of_their_files_and_train_the_same(here: Path) -> None:
+    assert train("run.name=first", "stage.max_steps=3", "model.dtype=bfloat16", "parallelism.param_dtype=bfloat16") == 0
+    narrow, wide = here / "runs/first/export", here / "wide"
+    shutil.copytree(narrow, wide)
+    AutoModelForCausalLM.from_pretrained(narrow).float().save_pretrained(wide)
+    words = [*LORA, "model.init=pretrained", "parallelism.param_dtype=bfloat16", "checkpointing.export_merged=true"]
+    types = {}
+    for base in (narrow, wide):
+        own = [*words, f"model.pretrained={base}"]
+        loaded = load_config(Request("train", {"recipe": ["short.yaml"]}, own))
+        with open_world(loaded.batch.axes, "cpu", 60.0) as world:
+            named = dict(build_root(loaded.config, world).model.named_parameters())
+        types[base] = {parameter.dtype for parameter in named.values() if not parameter.requires_grad}
+        assert {parameter.dtype for parameter in named.values() if parameter.requires_grad} == {torch.float32}
+        assert train(f"run.name={base.name}", "run.stop_after_steps=3", *own) == 0
+        assert train(f"run.name={base.name}", *own) == 0
+    assert types == {narrow: {torch.bfloat16}, wide: {torch.float32}}
+    assert column(here / "runs/export", *EXACT) == column(here / "runs/wide", *EXACT)
+    for file in ("export/adapter_model.safetensors", "merged/model.safetensors"):
+        assert (here / "runs/export" / file).read_bytes() == (here / "runs/wide" / file).read_bytes()

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -135,6 +136,15 @@ class SafetensorsReader:
         """
         return _shapes(folder)
 
+    def is_all(self, folder: Path, dtype: torch.dtype) -> bool:
+        """Whether every tensor in the folder is of this type, float32 or bfloat16, by the files' headers.
+
+        Raises:
+            CheckpointError: a file is damaged.
+        """
+        name = {torch.bfloat16: "BF16", torch.float32: "F32"}[dtype]
+        return all(found == {name} for found in map(_read_types, sorted(folder.glob("*.safetensors"))))
+
     def read(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
         """Fill `tensors` by name, each rank reading its own part; a collective.
 
@@ -182,19 +192,36 @@ def _shapes(folder: Path) -> dict[str, list[int]]:
     return shapes
 
 
-def _read_header(file: Path) -> list[tuple[str, list[int], list[int]]]:
-    """Name, offset in the full tensor, and shape of every tensor in one file."""
+@contextmanager
+def _open(file: Path) -> Iterator[Any]:
+    """A file of safetensors.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
     try:
         with safe_open(file, framework="pt") as opened:
-            offsets = json.loads((opened.metadata() or {}).get("DCP_SHARDING_INFO", "{}"))
-            names = opened.keys()
-            shapes = {name: list(opened.get_slice(name).get_shape()) for name in names}
+            yield opened
     except SafetensorError as error:
         raise CheckpointError(Problem(f"{file} is damaged: {error}", str(file), "copy or download it again")) from error
+
+
+def _read_header(file: Path) -> list[tuple[str, list[int], list[int]]]:
+    """Name, offset in the full tensor, and shape of every tensor in one file."""
+    with _open(file) as opened:
+        offsets = json.loads((opened.metadata() or {}).get("DCP_SHARDING_INFO", "{}"))
+        names = opened.keys()
+        shapes = {name: list(opened.get_slice(name).get_shape()) for name in names}
     return [
         (name, list(offsets.get(name, {}).get("saved_offsets", [0] * len(shape))), shape)
         for name, shape in shapes.items()
     ]
+
+
+def _read_types(file: Path) -> set[str]:
+    """The types of a file's tensors, as safetensors calls them."""
+    with _open(file) as opened:
+        return {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118  # not a mapping
 
 
 def _flush_to_disk(folder: Path) -> None:

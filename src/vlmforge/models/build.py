@@ -44,6 +44,10 @@ class TensorReader(Protocol):
         """Fill `tensors`, each rank reading its own part only."""
         ...
 
+    def is_all(self, folder: Path, dtype: torch.dtype) -> bool:
+        """Whether every tensor in the folder is of this type."""
+        ...
+
 
 def build_on_meta(config: Config, is_offline: bool = False) -> PreTrainedModel:
     """The model of a recipe, with adapters and with `requires_grad` set, as shapes without memory.
@@ -161,6 +165,21 @@ def _set_trainable(model: PreTrainedModel, config: Config) -> None:
         raise ConfigError(problem)
     check_group_lr(model, family, config.stage.optimizer.group_lr)
     check_embed_cache(find_frozen_towers(model), config)
+
+
+def keep_frozen_as_stored(model: PreTrainedModel, config: Config, reader: TensorReader) -> None:
+    """Leave frozen weights in the type that layers compute in, if the files hold all in it already, on meta.
+
+    They would be cast to it in every pass, without a bit's difference: only what is trained needs the precision of
+    `model.dtype`, and frozen weights take half the memory of float32 masters.
+    """
+    dtype, folder = TORCH_DTYPES[config.parallelism.param_dtype], config.model.pretrained
+    if config.model.init != "pretrained" or folder is None or dtype == TORCH_DTYPES[config.model.dtype]:
+        return
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    if frozen and reader.is_all(fetch_folder(folder, revision=config.model.revision), dtype):
+        for parameter in frozen:
+            parameter.data = parameter.data.to(dtype)
 
 
 def materialise(model: PreTrainedModel, config: Config, device: torch.device, reader: TensorReader) -> None:

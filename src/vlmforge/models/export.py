@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -53,7 +54,9 @@ def export_model(
     """
     tensors = {base_name(name): p.detach() for name, p in model.named_parameters() if not is_adapter(name)}
     partial = _begin(folder, is_main)
-    _write(partial, "model", tensors, is_main, find_family(model.config), updates)
+    dtype = model.config.dtype
+    assert not isinstance(dtype, str), "the type that the model was built in"
+    _write(partial, "model", tensors, is_main, find_family(model.config), updates, dtype)
     if is_main:
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(partial)
@@ -115,8 +118,9 @@ def _write(
     is_main: bool,
     family: Family | None = None,
     updates: Mapping[str, Update] = MappingProxyType({}),
+    dtype: torch.dtype | None = None,
 ) -> None:
-    """Gather and write file after file, under the names that a family's files have."""
+    """Gather and write file after file, under the names that a family's files have, in this type or each in its own."""
     files = _split(tensors)
     total_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     weight_map: dict[str, str] = {}
@@ -125,6 +129,7 @@ def _write(
         gathered: dict[str, Tensor] = {}
         for key in names:
             full = full_tensor(tensors[key])
+            full = full if dtype is None else full.to(dtype)
             if key in updates:
                 full = updates[key].apply(full)
             if is_main:

@@ -25,9 +25,9 @@ TEXT_REQUIRED = (
 Rgb = tuple[float, float, float]
 
 # What a class of transformers computes that has a lean form: a norm that multiplies by its weight after rounding, one
-# that multiplies by 1 + weight before, `down(act(gate(x)) * up(x))`; of Qwen-VL's towers, attention within pictures and
-# what makes tokens of patches.
-LeanKind = Literal["norm", "norm_of_one", "gated_mlp", "picture_attention", "patches"]
+# that multiplies by 1 + weight before, `down(act(gate(x)) * up(x))`, experts; of Qwen-VL's towers, attention within
+# pictures and what makes tokens of patches.
+LeanKind = Literal["norm", "norm_of_one", "gated_mlp", "experts", "picture_attention", "patches"]
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,9 @@ from vlmforge.models.lean_tower import Patches, PictureAttention
 from vlmforge.models.shape import find_family
 from vlmforge.parallel.tensor import is_cut
 
+# MKL rounds a float32 row of up to 11 by how many there are and where it is among them, and each of 12 to 199 alike.
+_FEWEST_ROWS = 16
+
 
 class _RMSNorm(torch.autograd.Function):
     """`x / rms(x)`, times a weight: after rounding to the type of `x`, or before and with 1 added to the weight."""
@@ -131,12 +134,31 @@ class _GatedMLP(nn.Module):
         return flat.view(*x.shape[:-1], -1)
 
 
+class _Experts(nn.Module):
+    """Experts that multiply a few rows of zeros each beside those of the tokens that go to them, on a CPU.
+
+    There a product of less than `_FEWEST_ROWS` rows is rounded otherwise than one of more: what a token gets would
+    depend on how many others, of whatever sample, go the same way.
+    """
+
+    num_experts: int
+
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        num_tokens, num_picked = top_k_index.shape
+        num_more = -(-self.num_experts * _FEWEST_ROWS // num_picked) if hidden_states.device.type == "cpu" else 0
+        picked = torch.arange(num_more * num_picked, device=top_k_index.device).remainder(self.num_experts)
+        index = torch.cat([top_k_index, picked.view(num_more, num_picked).to(top_k_index.dtype)])
+        hidden, weights = (F.pad(part, (0, 0, 0, num_more)) for part in (hidden_states, top_k_weights))
+        return super().forward(hidden, index, weights)[:num_tokens]
+
+
 _MIXINS: Mapping[LeanKind, type[nn.Module]] = {
     "norm": _Norm,
     "norm_of_one": _NormOfOne,
     "gated_mlp": _GatedMLP,
     "picture_attention": PictureAttention,
     "patches": Patches,
+    "experts": _Experts,
 }
 
 

@@ -54,5 +54,5 @@ QWEN3_MOE = Family(
         Fused("mlp.experts.gate_up_proj", ("mlp.experts.{}.gate_proj.weight", "mlp.experts.{}.up_proj.weight")),
         Fused("mlp.experts.down_proj", ("mlp.experts.{}.down_proj.weight",)),
     ),
-    lean={"Qwen3MoeRMSNorm": "norm"},
+    lean={"Qwen3MoeRMSNorm": "norm", "Qwen3MoeExperts": "experts"},
 )

@@ -54,6 +54,7 @@ QWEN3_VL_MOE = replace(
     swapped=("mlp.experts.gate_up_proj", "mlp.experts.down_proj"),
     lean={
         "Qwen3VLMoeTextRMSNorm": "norm",
+        "Qwen3VLMoeTextExperts": "experts",
         "Qwen3VLMoeVisionAttention": "picture_attention",
         "Qwen3VLMoeVisionPatchEmbed": "patches",
     },

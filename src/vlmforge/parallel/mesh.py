@@ -26,6 +26,7 @@ WEIGHT_AXES = ("dp_replicate", "fsdp", "tp")
 
 # Of glibc's malloc.h: bytes from which a block is mapped by itself; free ones after which the heap shrinks (-1: never).
 MALLOC_MMAP_THRESHOLD = -3
+MALLOC_ARENA_MAX = -8
 MALLOC_TRIM_THRESHOLD = -1
 
 
@@ -161,13 +162,16 @@ def _keep_memory() -> None:
 
     By default tensors are mapped anew from the system, which fills them with zeros page by page as they are first
     touched; but the tensors of one step are as large as those of the last. Only the largest, which few others would fit
-    into the place of, still go back. oneDNN keeps a kernel of up to a megabyte for each shape of a product, 1,024 of
-    them by default, and every step brings new numbers of tokens. What a user sets in the environment stays.
+    into the place of, still go back. All threads take from one heap: what one gives back is another's next tensor.
+
+    oneDNN keeps a kernel of up to a megabyte for each shape of a product, 1,024 of them by default, and every step
+    brings new numbers of tokens. What a user sets in the environment stays.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     if platform.libc_ver()[0] == "glibc" and not any(name.startswith("MALLOC_") for name in os.environ):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(MALLOC_MMAP_THRESHOLD, 12 * 2**20)
+        mallopt(MALLOC_ARENA_MAX, 1)
         mallopt(MALLOC_TRIM_THRESHOLD, -1)
 
 

@@ -28,6 +28,7 @@ from vlmforge.models.build import (
     find_frozen_towers,
     find_layers,
     find_text_layers,
+    keep_frozen_as_stored,
     materialise,
 )
 from vlmforge.models.embed_cache import attach_embed_cache
@@ -211,6 +212,7 @@ def _check_not_beyond(run: RunFolder, step: int, total_steps: int) -> None:
 def build_root(config: Config, world: World) -> LossModel:
     """The sharded model with its first weights, in training mode; the order of the passes is fixed."""
     model = build_on_meta(config)
+    keep_frozen_as_stored(model, config, SafetensorsReader())
     _apply_kernels(model, config)
     apply_recompute(model, config.parallelism.recompute)
     ranks, experts = _build_ranks(world)
