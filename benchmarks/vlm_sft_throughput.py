@@ -6,10 +6,10 @@
 
 A Qwen3-VL of about 100M parameters, with random weights and SmolLM2's tokenizer, learns OpenMoji's captions: 16 rows a
 step for six steps, tower, projector and language model, computing in bfloat16 over bfloat16 masters and over float32
-masters. Its proportions are those of the one of 2B: a tower half as wide as the text layers and nearly as deep.
-Pictures are put on white first, so that both see the same. Each run is a process of its own; vlmforge's is the command
-`vlmforge train`. A speed is the median of all steps but the first. The held-out loss is that of the exported folders,
-by plain transformers in float32. Nothing else should run on the machine. `--search` tries TRL with other micro-batches.
+masters. Pictures are put on white first, so that both see the same. Each run is a process of its own; vlmforge's is the
+command `vlmforge train`. A speed is the median of all steps but the first. The held-out loss is that of the exported
+folders, by plain transformers in float32. Nothing else should run on the machine. `--search` tries TRL with other
+micro-batches instead.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def make_base(folder: Path) -> int:
     ids = dict(zip(IMAGE_WORDS, tokenizer.convert_tokens_to_ids(list(IMAGE_WORDS)), strict=True))
     config = Qwen3VLConfig(
         text_config={
-            "vocab_size": len(tokenizer), "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 18,
+            "vocab_size": len(tokenizer), "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12,
             "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "tie_word_embeddings": True,
             "rope_parameters": {
                 "rope_type": "default", "rope_theta": 1e6, "mrope_interleaved": True, "mrope_section": [12, 10, 10],
@@ -87,8 +87,8 @@ def make_base(folder: Path) -> int:
             "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
         },
         vision_config={
-            "depth": 14, "hidden_size": 256, "intermediate_size": 1024, "num_heads": 4, "out_hidden_size": 512,
-            "num_position_embeddings": 256, "deepstack_visual_indexes": [3, 6, 9],
+            "depth": 8, "hidden_size": 512, "intermediate_size": 2048, "num_heads": 8, "out_hidden_size": 512,
+            "num_position_embeddings": 256, "deepstack_visual_indexes": [1, 3, 5],
         },
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
