@@ -283,8 +283,10 @@ def test_print_shows_a_command_and_does_nothing(here: Path, capsys: pytest.Captu
     # Ranks that torchrun starts with these words take them.
     loaded = load_config(parse_request(started), runs_here=True, environ={"WORLD_SIZE": "2"})
     assert (loaded.batch.world_size, loaded.run_name) == (2, "two words")
-    assert main(["train", "launch=print", "recipe=short.yaml"]) == 0
-    assert "--standalone" in capsys.readouterr().out
+    assert main(["train", "launch=print", "recipe=short.yaml", "launch.max_restarts=2"]) == 0
+    alone = capsys.readouterr().out
+    assert "--standalone" in alone
+    assert "--max-restarts=2" in alone
     assert sorted(path.name for path in here.iterdir()) == ["short.yaml"]
 
 

@@ -107,8 +107,8 @@ def _commands(request: Request, config: Config, agents: Agents) -> str:
     """The command, and on which machines it is typed; its ranks join, because torchrun has started them."""
     words = request.words()
     if agents.num_nodes == 1:
-        stop = f"--shutdown-timeout={agents.stop_seconds}"
-        options = ["--standalone", f"--nproc-per-node={agents.processes_per_node}", stop]
+        later = [f"--max-restarts={agents.max_restarts}", f"--shutdown-timeout={agents.stop_seconds}"]
+        options = ["--standalone", f"--nproc-per-node={agents.processes_per_node}", *later]
         return f"# on this machine\n{_exports(config)}" + shell_text(
             [*agent_program(), *options, "-m", "vlmforge", *words]
         )
