@@ -83,8 +83,10 @@ def _compare(loaded: LoadedRecipe, folder: Path) -> int:
     reduced = _with_weights(reduced, folder)
     (folder / RECIPE_FILE).write_text(to_yaml(encode_absolute(reduced)))
     print(describe_model(loaded, reduced), flush=True)
+    print(f"training on the mesh ({axes.world_size} processes) ...", flush=True)
     if code := launch_ranks(_rank_words(folder), axes.world_size, KILLED_FIX):
         return code
+    print("training on one process, and by a plain loop ...", flush=True)
     one, plain = _record_here(reduced, folder)
     return report(Record.load(folder / MESH), one, plain)
 

@@ -40,8 +40,9 @@ def report(mesh: Record, one: Record, plain: Record) -> int:
     if not broken:
         print("ok: every difference is what sums in another order explain")
         return EXIT_OK
+    is_mesh_alone = COLUMNS[2] not in dict(broken)
     for name, found in broken:
-        print(_problem(name, found), end="\n\n", file=sys.stderr)
+        print(_problem(name, found, is_mesh_alone), end="\n\n", file=sys.stderr)
     return EXIT_BUG
 
 
@@ -65,10 +66,9 @@ def _line(label: str, cells: list[str] | tuple[str, ...]) -> str:
     return f"  {label:<28}" + "".join(f"{cell:>26}" for cell in cells)
 
 
-def _problem(name: str, found: list[str]) -> Problem:
+def _problem(name: str, found: list[str], is_mesh_alone: bool) -> Problem:
     more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
-    return Problem(
-        f"{name}: {'; '.join(found[:MAX_NAMED])}{more}",
-        "the first five steps of the reduced model",
-        "do not train on this mesh; report the recipe and these lines as a bug in vlmforge, and use another mesh",
-    )
+    fix = "do not train on this mesh; report the recipe and these lines as a bug in vlmforge, and use another mesh"
+    if not is_mesh_alone:
+        fix = "it is not the mesh, for one process differs too; report the recipe and these lines as a bug in vlmforge"
+    return Problem(f"{name}: {'; '.join(found[:MAX_NAMED])}{more}", "the first five steps of the reduced model", fix)

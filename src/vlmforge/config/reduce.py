@@ -60,6 +60,8 @@ def reduce_config(config: Config, shape: Shape, axes: Axes, families: Mapping[st
         # Drawn rank by rank, so no two meshes drop the same.
         values["stage"]["adapter"]["dropout"] = 0.0
     values["evaluate"] |= {"tasks": [], "before": False}
+    # A few samples, on each of many processes of one machine.
+    values["data"]["num_workers"] = 0
     # The plain loop and the records of other processes are on the CPU, and there are ranks for any mesh.
     values["launch"]["device"] = "cpu"
     decoded = decode(values, origins)

@@ -31,6 +31,8 @@ from vlmforge.data.sources.parquet import list_schema_paths
 from vlmforge.data.tree import BlendBuilder
 from vlmforge.errors import DataError, Problem, nearest, one_of
 
+_WRITE_TABLE = "write a table as docs/data.md begins with, and give its path and  media_root: {}"
+
 
 @dataclass(frozen=True)
 class _Surroundings:
@@ -157,8 +159,7 @@ class _LeafCheck:
         if kind is Kind.ABSENT:
             yield self._problem("path", f"{path} does not exist", advise_path(path))
         elif kind is Kind.FOREIGN:
-            rule = f"{path} must end in {one_of(FILE_SUFFIXES)}"
-            yield self._problem("path", rule, advise_foreign(path))
+            yield from self._check_foreign(path)
         elif kind is Kind.BUILTIN:
             yield from self._check_builtin(path.removeprefix(PREFIX))
         elif self._source.format == ENERGON and kind is not Kind.PREPARED:
@@ -170,16 +171,28 @@ class _LeafCheck:
         elif kind is Kind.FILE and path.endswith(".parquet"):
             yield from self._check_schema(path)
 
+    def _check_foreign(self, path: str) -> Iterator[Problem]:
+        """A file that no reader takes; of all that a pattern found, one stands for the others."""
+        alike = [other for other in self._paths if classify_path(other) is Kind.FOREIGN]
+        if path != alike[0]:
+            return
+        others = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
+        if all(map(_is_shown, alike)):
+            rule = f"{path}{others} are pictures or films, and nothing says what to answer about them"
+            yield self._problem("path", rule, _WRITE_TABLE.format(str(Path(path).parent)))
+        else:
+            rule = f"{path}{others} must end in {one_of(FILE_SUFFIXES)}"
+            yield self._problem("path", rule, advise_foreign(path))
+
     def _check_folder(self, path: str) -> Iterator[Problem]:
         """A folder has files, and others than pictures: nobody could tell what to answer."""
         names = [entry.name for entry in Path(path).rglob("*") if entry.is_file()]
         if not names:
             rule = f"{path} is a folder without any file"
             yield self._problem("path", rule, "the path of a file, or of a folder with data")
-        elif all((guess_type(name)[0] or "").startswith(("image/", "video/")) for name in names):
+        elif all(map(_is_shown, names)):
             rule = f"{path} holds {len(names)} pictures or films and no file that says what to answer about them"
-            fix = f"write a table as docs/data.md begins with, and give its path and  media_root: {path}"
-            yield self._problem("path", rule, fix)
+            yield self._problem("path", rule, _WRITE_TABLE.format(path))
 
     def _check_builtin(self, name: str) -> Iterator[Problem]:
         """A built-in set that exists, read in its own format."""
@@ -267,6 +280,11 @@ class _LeafCheck:
             return self._leaf.where
         found = _find_origin(f"{self._at}.{key}", self._around.origins)
         return found or getattr(self._around.origins, "fallback", self._at)
+
+
+def _is_shown(name: str) -> bool:
+    """Whether a file is a picture or a film, by its name."""
+    return (guess_type(name)[0] or "").startswith(("image/", "video/"))
 
 
 def _is_column(wanted: str, existing: Sequence[str]) -> bool:

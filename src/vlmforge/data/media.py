@@ -197,7 +197,9 @@ def open_media(value: Any, place: Place, name: str) -> Media:
     told = f"{place.where} (sample {place.sample_id}), {name}"
     if isinstance(value, bytes | bytearray | memoryview):
         return Media(bytes(value), None, told)
-    if not isinstance(value, str) or not value:
+    if value == "":
+        raise place.error(f"{name} is empty", "give the path of a file", "empty")
+    if not isinstance(value, str):
         kind = type(value).__name__
         raise place.error(f"{name} is of type {kind}, neither a path nor bytes", "give the path of a file")
     if value.startswith("data:"):
@@ -206,7 +208,7 @@ def open_media(value: Any, place: Place, name: str) -> Media:
     if "://" in path:
         if not place.may_fetch:
             raise place.error(
-                f"{name} = {value[:120]} is an address on the network, which is not fetched because data says so",
+                f"{name} = {value[:120]} is an address on the network; rows alone may not have one fetched",
                 "fetch the files beforehand, or allow it for this source with  fetch_media: true",
                 "refused_address",
             )

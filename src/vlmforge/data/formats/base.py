@@ -123,10 +123,23 @@ def list_paths(row: Mapping[str, Any]) -> list[str]:
     return paths
 
 
+# What members of tar shards that hold a column are called.
+_MEMBERS = {
+    "image": ("jpg", "jpeg", "png", "webp"),
+    "video": ("mp4", "webm", "avi"),
+    "caption": ("txt",),
+    "text": ("txt",),
+    "messages": ("json",),
+}
+
+
 def advise_column(column: str, path: str, existing: list[str]) -> str:
     """The `fix:` line for a column that is not there: the nearest existing one."""
-    near = nearest(path, existing, limit=1) or nearest(column, existing, limit=1)
-    example = near[0] if near else (existing[0] if existing else "name_of_the_column")
+    # `__key__` of a tar is the sample's name.
+    known = [name for name in existing if not name.startswith("__")]
+    usual = [name for name in _MEMBERS.get(column, ()) if name in known]
+    near = nearest(path, known, limit=1) or usual or nearest(column, known, limit=1) or known
+    example = near[0] if near else "name_of_the_column"
     return f"say where it is, for example  columns: {{{column}: {example}}}"
 
 
