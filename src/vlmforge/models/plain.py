@@ -5,6 +5,7 @@ Written without vlmforge's own building, sharding or loading, so that a fault th
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from vlmforge.models.adapters import adaptable_modules, is_adapter, lora_config,
 from vlmforge.models.build import auto_class
 from vlmforge.models.shape import build_hf_config, find_family, plain_attention
 
-# Larger than what models are trained from: attention is sharp, and a wrong mask or position is seen.
+# Larger than what models are trained from: attention is sharp, and a wrong mask or position is seen. Of a model that is
+# wider than this less, by the root: else every step would multiply by ten what rounding has left.
 INITIALIZER_RANGE = 0.1
+WIDTH = 64
 LORA_B_STD = 0.05
 
 
@@ -28,7 +31,8 @@ def make_base(config: Config, folder: Path, seed: int = 0) -> None:
     """Draw a recipe's model and write it as a Hugging Face folder."""
     shape = build_hf_config(config.model)
     for part in (shape, *(getattr(shape, section) for section in find_family(shape).sections)):
-        part.initializer_range = INITIALIZER_RANGE
+        width = getattr(part, "hidden_size", None) or part.get_text_config().hidden_size
+        part.initializer_range = INITIALIZER_RANGE * min(1.0, math.sqrt(WIDTH / width))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: Any = auto_class(shape).from_config(shape, dtype=torch.float32)
