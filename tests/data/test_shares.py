@@ -128,7 +128,11 @@ def test_the_forecast_of_packed_rows_is_an_estimate_from_lengths(make_config):
     config = make_config(leaf(40), leaf(200), max_epochs=None, max_steps=40, packing="best_fit")
     blend = open_blend(config.data, "train")
     assert forecast(config, blend, None) is None
-    found = forecast(config, blend, {"dates": (300, 10), "dates-2": (60, 2)})
-    # 40 steps of 8 rows of 256 tokens, nearly full, hold samples of 30 tokens.
-    assert sum(source.num_samples for source in found.sources) == pytest.approx(40 * 8 * 256 * 0.98 / 30, rel=1e-3)
-    assert "about" in next(found.lines())
+    # Of the second, which gives five samples in six, half are too long.
+    found = forecast(config, blend, {"dates": (1200, 40), "dates-2": (3000, 100)})
+    # 40 steps of 8 rows of 256 tokens, nearly full, hold samples of 17.5 tokens in the mean of what is drawn.
+    assert sum(source.num_samples for source in found.sources) == pytest.approx(40 * 8 * 256 * 0.98 / 17.5, rel=1e-3)
+    first, second = found.lines()
+    assert "28.6% of the tokens: about" in first
+    assert "left out" not in first
+    assert second.endswith(", about 50% of them left out")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from vlmforge.config.schema import Config, SourceConfig
 from vlmforge.data.blend import SampleOrder, count_samples
 from vlmforge.data.locations import Kind, classify_path, expand_paths
-from vlmforge.data.mixture import Lengths, OpenBlend, count_rows, name_leaves, open_blend
+from vlmforge.data.mixture import Lengths, OpenBlend, count_rows, name_leaves, num_tried, open_blend
 from vlmforge.data.sources import build_reading, open_parts
 from vlmforge.data.sources.base import Rows
 from vlmforge.data.tree import build_blend
@@ -34,6 +34,7 @@ class SourceForecast:
         num_samples: that are drawn from it in the whole run.
         share: of all samples.
         token_share: of all tokens; None: lengths are not known.
+        left_out: part of the measured samples that training leaves out, as too long or bad; 0 where none is measured.
     """
 
     name: str
@@ -41,6 +42,7 @@ class SourceForecast:
     num_samples: int
     share: float
     token_share: float | None
+    left_out: float
 
     @property
     def passes(self) -> str:
@@ -69,7 +71,8 @@ class Forecast:
         for source in self.sources:
             tokens = "" if source.token_share is None else f", {source.token_share:.1%} of the tokens"
             amount = f"{about}{source.num_samples} samples, {source.passes}"
-            yield f"{source.name:<{width}}  {source.share:.1%} of the samples{tokens}: {amount}"
+            less = f", about {source.left_out:.0%} of them left out" if source.left_out else ""
+            yield f"{source.name:<{width}}  {source.share:.1%} of the samples{tokens}: {amount}{less}"
 
 
 def find_stream_end(config: Config, order: SampleOrder) -> int | None:
@@ -86,7 +89,9 @@ def forecast(config: Config, blend: OpenBlend, lengths: Lengths | None) -> Forec
     order = blend.order(config.data, lengths)
     in_epoch = order.count(order.samples_per_epoch)
     is_measured = lengths is not None and all(source.name in lengths for source in blend.sources)
-    means = [lengths[s.name][0] / lengths[s.name][1] for s in blend.sources] if lengths and is_measured else None
+    # Of what is drawn, what is left out counted as nothing.
+    tried = {source.name: num_tried(source) for source in blend.sources} if is_measured else {}
+    means = [lengths[name][0] / count for name, count in tried.items()] if lengths and tried else None
     end, by_steps = find_stream_end(config, order), _count_by_steps(config, in_epoch, means)
     if end is None and by_steps is None:
         return None
@@ -104,6 +109,7 @@ def forecast(config: Config, blend: OpenBlend, lengths: Lengths | None) -> Forec
                 count,
                 count / max(1, total),
                 None if weighted is None else weighted[k] / max(1.0, sum(weighted)),
+                1 - lengths[source.name][1] / tried[source.name] if lengths and tried else 0.0,
             )
             for k, (source, count) in enumerate(zip(blend.sources, counts, strict=True))
         ),

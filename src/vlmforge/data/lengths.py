@@ -12,16 +12,13 @@ from typing import TYPE_CHECKING
 from vlmforge.config.schema import Config
 from vlmforge.data.bad import BadSampleError
 from vlmforge.data.images import ImageRule
-from vlmforge.data.mixture import open_blend
+from vlmforge.data.mixture import num_tried, open_blend
 from vlmforge.data.render import Renderer, build_renderer
 from vlmforge.data.sources import Source, StreamSource
 from vlmforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-# Rows of a source that are rendered; the mean of 512 lengths whose spread is their mean is off by 4%.
-NUM_MEASURED = 512
 
 
 def measure_lengths(
@@ -56,11 +53,10 @@ def measure_train_lengths(
 
 def _measure(source: Source, renderer: Renderer) -> tuple[int, int]:
     """Tokens and samples of the measured rows of one source."""
-    num_rows = len(source)
-    num_tokens = num_samples = 0
-    for k in range(min(NUM_MEASURED, num_rows)):
+    count, num_tokens, num_samples = num_tried(source), 0, 0
+    for k in range(count):
         try:
-            sample = renderer.render(source.sample(k * num_rows // min(NUM_MEASURED, num_rows)))
+            sample = renderer.render(source.sample(k * len(source) // count))
         except BadSampleError:
             # Training tells what is wrong when the sample's turn comes, or leaves it out.
             continue
