@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,17 +15,13 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from vlmforge.config.derived import Axes
 from vlmforge.errors import ConfigError, Problem
 from vlmforge.parallel.context import SequenceSplit
+from vlmforge.parallel.heap import keep_free_memory
 from vlmforge.parallel.preflight import open_group
 from vlmforge.parallel.watch import doing
 
 AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
 # What weights are spread over: FSDP shards over the ranks of dp_shard and cp together, for both see other tokens.
 WEIGHT_AXES = ("dp_replicate", "fsdp", "tp")
-
-# Of glibc's malloc.h: bytes from which a block is mapped by itself; free ones after which the heap shrinks (-1: never).
-MALLOC_MMAP_THRESHOLD = -3
-MALLOC_ARENA_MAX = -8
-MALLOC_TRIM_THRESHOLD = -1
 
 
 @dataclass(frozen=True)
@@ -127,7 +121,7 @@ def open_world(
         torch.cuda.set_device(device)
     _share_threads()
     if device.type == "cpu":
-        _keep_memory()
+        keep_free_memory()
     with open_group(device, timeout_seconds, preflight_seconds):
         with doing("building the mesh", limit_seconds=preflight_seconds):
             world = _build_world(axes, device)
@@ -155,24 +149,6 @@ def _share_threads() -> None:
     """Divide the cores that this process may use among the ranks of this machine."""
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_ranks))
-
-
-def _keep_memory() -> None:
-    """Let glibc keep what tensors give back, for the next ones, and oneDNN keep fewer kernels.
-
-    By default tensors are mapped anew from the system, which fills them with zeros page by page as they are first
-    touched; but the tensors of one step are as large as those of the last. Only the largest, which few others would fit
-    into the place of, still go back. All threads take from one heap: what one gives back is another's next tensor.
-
-    oneDNN keeps a kernel of up to a megabyte for each shape of a product, 1,024 of them by default, and every step
-    brings new numbers of tokens. What a user sets in the environment stays.
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
-    if platform.libc_ver()[0] == "glibc" and not any(name.startswith("MALLOC_") for name in os.environ):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(MALLOC_MMAP_THRESHOLD, 12 * 2**20)
-        mallopt(MALLOC_ARENA_MAX, 1)
-        mallopt(MALLOC_TRIM_THRESHOLD, -1)
 
 
 def broadcast_object(value: Any) -> Any:

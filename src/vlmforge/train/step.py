@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from vlmforge.data.collate import Batch
 from vlmforge.errors import Problem, TrainingError
 from vlmforge.models.head import LossModel
+from vlmforge.parallel.heap import give_back_free_memory
 from vlmforge.parallel.mesh import World, gather_objects
 from vlmforge.parallel.reduce import clip_grads, sum_over_ranks
 from vlmforge.parallel.shard import set_last_micro_batch
@@ -83,6 +84,8 @@ def train_step(
 def _forward_backward(root: LossModel, batch: Batch, divisor: int, is_last: bool) -> torch.Tensor:
     set_last_micro_batch(root, is_last)
     loss_sum = run_forward(root, batch)
+    if loss_sum.device.type == "cpu":
+        give_back_free_memory()
     with doing("backward"):
         (loss_sum / divisor).backward()
     return loss_sum.detach()
