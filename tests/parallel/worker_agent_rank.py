@@ -55,6 +55,8 @@ def main() -> int:
     try:
         return run_as_rank(Request("train", {}, ()), lambda request: WORK[SCENARIO]())
     except DataError as error:
+        # The agent that was told that all is over has stopped its ranks by now.
+        time.sleep(1.0)
         print(error.report(), file=sys.stderr)
         return error.exit_code
 
