@@ -15,6 +15,7 @@ from importlib import import_module
 
 from vlmforge import __version__
 from vlmforge.commands.request import ARGUMENTS, Request
+from vlmforge.commands.stopping import sigterm_interrupts
 from vlmforge.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -168,7 +169,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     try:
-        code = _run([word for word in words if word != "--debug"], debug)
+        with sigterm_interrupts():
+            code = _run([word for word in words if word != "--debug"], debug)
     except VlmforgeError as error:
         _print_error(error, with_traceback=debug)
         code = error.exit_code

@@ -62,7 +62,7 @@ def test_trained_tokens_borders_and_line_ends_can_be_seen(recipe, capsys):
 def test_an_end_marker_that_was_cut_away_is_told(recipe, capsys):
     run(recipe, "data.on_too_long=truncate", "data.on_bad_sample=skip", "stage.seq_len=36", "stage.global_batch_size=3")
     out = capsys.readouterr().out
-    assert "bad samples: a#0" in out
+    assert "look: a#0: left out as no_label: " in out
     assert "cut at their end in this step: 3" in out
     assert "its end marker is not trained" in out
 

@@ -75,6 +75,7 @@ BAD_OVERRIDES = [
     ("data.train.0.rows=[5,5]", "must be [start, stop) with 0 <= start < stop", "data.train.0.rows="),
     ("data.train.0.path='pipe:rm x'", "no value can name a command", "data.train.0.path="),
     ("data.max_bad_ratio=0.5", "has no effect with data.on_bad_sample = error", "data.on_bad_sample=skip"),
+    ("data.max_bad_ratio=0.5 data.on_bad_sample=error", "has no effect", "add  ~data.max_bad_ratio"),
     ("model=quikstart", "there is no such file in the group", "model=quickstart"),
     ("launch=slrm", "there is no such file in the group; it has", "launch=slurm"),
     ("scale.name=tiny", "chosen as a group", "scale=tiny"),

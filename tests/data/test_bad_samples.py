@@ -23,6 +23,7 @@ def about(image):
 # A line that is no row, or a row; the kind; and what the reason says.
 ROWS = [
     ("{", "unreadable_row", "the line is no JSON"),
+    ('{"messages": "\x01', "unreadable_row", "the line is no JSON: Invalid control character at character 15"),
     (f'{{"messages": {"[" * 100_000}', "unreadable_row", "the line is no JSON"),
     ({"messages": [ASKED, {"role": "assistant", "tool_calls": 5}]}, "wrong_type", "tool_calls is of type int"),
     (GOOD | {"tools": [{"function": "add"}]}, "wrong_type", "tools has an entry without a function name"),

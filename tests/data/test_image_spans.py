@@ -59,15 +59,27 @@ def tokenizer():
     return made
 
 
+texts = st.text("ab \n\u00e9", min_size=1, max_size=6).map(lambda text: {"type": "text", "text": text})
+images = st.sampled_from(sorted(PICTURES)).map(lambda width: {"type": "image", "image": PICTURES[width]})
 parts = st.one_of(
-    st.sampled_from(sorted(PICTURES)).map(lambda width: {"type": "image", "image": PICTURES[width]}),
+    images,
     st.lists(st.sampled_from(sorted(PICTURES)), min_size=1, max_size=3).map(
         lambda widths: {"type": "video", "video": Film("film", pictures=tuple(PICTURES[width] for width in widths))}
     ),
-    st.text("ab \n\u00e9", min_size=1, max_size=6).map(lambda text: {"type": "text", "text": text}),
+    texts,
 )
 questions = st.lists(parts, min_size=1, max_size=5).map(lambda found: ({"type": "text", "text": "q"}, *found))
-answers = st.text("ab \n\u00e9", max_size=6).map(lambda text: f"a{text}z")
+answers = st.lists(images | texts, max_size=3).map(
+    lambda found: ({"type": "text", "text": "a"}, *found, {"type": "text", "text": "z"})
+)
+
+
+def write_answer(said, template, tokenizer):
+    """An answer as its turn has it, and what is trained of it; the other templates refuse pictures in answers."""
+    kept = [part for part in said if part["type"] == "text" or template == "chatml"]
+    tags = "".join(str(getattr(tokenizer, f"vision_{name}_token", "")) for name in ("bos", "eos"))
+    trained = "".join(part.get("text", tags) for part in kept)
+    return (tuple(kept) if template == "chatml" else trained), trained
 
 
 @settings(max_examples=25, deadline=None)
@@ -77,16 +89,18 @@ def test_labels_and_pictures_keep_their_places(tokenizer, template, turns):
     ours = CHAT_TEMPLATES[f"builtin:{template}"]
     tokenizer.chat_template = ours.text
     rule = WidthRule(tokenizer.convert_tokens_to_ids("<|image_pad|>"))
+    turns = [(asked, *write_answer(said, template, tokenizer)) for asked, said in turns]
     messages = [
         turn
-        for asked, said in turns
+        for asked, said, _ in turns
         for turn in ({"role": "user", "content": asked}, {"role": "assistant", "content": said})
     ]
     renderer = Renderer(tokenizer, labels="assistant", seq_len=4096, image_rule=rule)
     sample = renderer.render(Sample(PLACE, messages=tuple(messages)))
     ids = sample.input_ids.tolist()
 
-    parts = [part for asked, _ in turns for part in asked if part["type"] != "text"]
+    contents = [turn["content"] for turn in messages if not isinstance(turn["content"], str)]
+    parts = [part for content in contents for part in content if part["type"] != "text"]
     widths = [media.read_size()[0] for part in parts for media in media_of(part)]
     assert [span.num_tokens for span in sample.images] == widths
     inside = {k for span in sample.images for k in range(span.start, span.stop)}
@@ -96,7 +110,7 @@ def test_labels_and_pictures_keep_their_places(tokenizer, template, turns):
     marker = {"llama3p1": "<|eot_id|>", "mistral": tokenizer.eos_token}.get(template, "<|im_end|>")
     ends = marker + "\n" * ours.trains_line_end
     trained = tokenizer.decode([token for token, is_label in zip(ids, sample.is_label, strict=True) if is_label])
-    assert trained == "".join(" " * (template == "mistral") + said + ends for _, said in turns)
+    assert trained == "".join(" " * (template == "mistral") + said + ends for *_, said in turns)
 
     for k in range(1, len(messages), 2):
         prompt = render_request(messages[:k], tokenizer, rule, PLACE)

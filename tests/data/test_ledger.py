@@ -59,3 +59,16 @@ def test_one_bad_sample_early_does_not_stop_a_long_run():
     ledger.check_bad_ratio(0.01, num_rows=5000)
     with pytest.raises(DataError):
         ledger.check_bad_ratio(0.01, num_rows=20)
+
+
+def test_bad_samples_are_told_in_the_same_order_whoever_finds_them_first():
+    orders = ([("b", 2), ("a", 10), ("a", 9)], [("a", 9), ("a", 10), ("b", 2)])
+    told = []
+    for order in orders:
+        run, step = Ledger(), Ledger()
+        for source, index in order:
+            step.count_left_out(left_out(source, index))
+        for _ in range(2):  # a second epoch brings the same ones
+            run.add(step)
+        told.append((run.as_dict()["bad_ids"], [sample.index for sample in step.left_out]))
+    assert told == [(["a#9", "a#10", "b#2"], [9, 10, 2])] * 2

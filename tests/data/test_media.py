@@ -115,13 +115,13 @@ def bomb(width, height):
     ("data", "words"),
     [
         (bomb(20_000, 20_000), "more than 89478485"),
-        (bomb(10_000, 10_000), "more than 89478485"),
+        # PIL would warn of it, which the suite takes for an error.
+        (bomb(10_000, 10_000), "has 10000 x 10000 pixels, more than 89478485"),
         (b"no picture", "no picture that can be read"),
         (b"", "no picture that can be read"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture that can be read"),
     ],
 )
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_what_is_no_sane_picture_is_refused_by_its_header(data, words):
     problem = problem_of(Media(data, None, "file.jsonl:5 (sample s#4), image").read_size)
     assert words in problem.what

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from vlmforge.config.schema import SourceConfig
 from vlmforge.data.blend import SampleOrder
 from vlmforge.data.forecast import forecast
-from vlmforge.data.mixture import open_blend
+from vlmforge.data.mixture import Length, open_blend
 from vlmforge.data.phases import GroupShare, SourceShare
 
 
@@ -38,10 +38,11 @@ def test_weights_in_epochs_bring_every_row_so_often_in_an_epoch(make_config):
 
 
 def test_weights_in_tokens_divide_tokens(make_config):
-    lengths = {"dates": (1000, 10), "dates-2": (5000, 25), "dates-3": (40, 1)}
+    # Of the last, half the rows are left out; what is drawn of it in vain is made up for.
+    lengths = {"dates": Length(1000, 10), "dates-2": Length(5000, 25), "dates-3": Length(40, 2, left_out=1)}
     order = order_of(make_config, *(leaf(50, weight=w) for w in (3, 2, 1)), weight_unit="tokens", lengths=lengths)
     counts = order.count(100_000)
-    tokens = [count * Fraction(*lengths[name]) for count, name in zip(counts, lengths, strict=True)]
+    tokens = [count * Fraction(part.tokens, part.rows) for count, part in zip(counts, lengths.values(), strict=True)]
     assert [float(part / sum(tokens)) for part in tokens] == pytest.approx([1 / 2, 1 / 3, 1 / 6], rel=1e-3)
 
 
@@ -105,7 +106,7 @@ def test_no_sample_is_lost_or_doubled_where_a_source_ends(data):
 @pytest.mark.parametrize("unit", ["samples", "tokens", "epochs"])
 def test_a_hundred_thousand_samples_have_the_shares_that_were_asked_for(make_config, unit):
     weights, rows, means = (0.579, 0.02, 0.01, 0.391), (1000, 50, 333, 10), (10, 300, 45, 100)
-    lengths = {f"dates{f'-{k + 1}' if k else ''}": (mean, 1) for k, mean in enumerate(means)}
+    lengths = {f"dates{f'-{k + 1}' if k else ''}": Length(mean, 1) for k, mean in enumerate(means)}
     sources = [leaf(size, weight=weight) for size, weight in zip(rows, weights, strict=True)]
     order = order_of(make_config, *sources, weight_unit=unit, lengths=lengths)
     factors = {"samples": (1,) * 4, "tokens": [1 / mean for mean in means], "epochs": rows}[unit]
@@ -129,7 +130,7 @@ def test_the_forecast_of_packed_rows_is_an_estimate_from_lengths(make_config):
     blend = open_blend(config.data, "train")
     assert forecast(config, blend, None) is None
     # Of the second, which gives five samples in six, half are too long.
-    found = forecast(config, blend, {"dates": (1200, 40), "dates-2": (3000, 100)})
+    found = forecast(config, blend, {"dates": Length(1200, 40), "dates-2": Length(3000, 200, left_out=100)})
     # 40 steps of 8 rows of 256 tokens, nearly full, hold samples of 17.5 tokens in the mean of what is drawn.
     assert sum(source.num_samples for source in found.sources) == pytest.approx(40 * 8 * 256 * 0.98 / 17.5, rel=1e-3)
     first, second = found.lines()

@@ -33,7 +33,10 @@ def format_sample_id(source: str, index: int) -> str:
 
 def tell_json_error(error: Exception) -> str:
     """What is wrong with some JSON, and at which of its characters; its own count of lines is none of a file's."""
-    return f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else str(error)
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)
+    # Some of its messages end with the "at" that its own place would follow.
+    return f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
 
 
 class BadSampleError(DataError):

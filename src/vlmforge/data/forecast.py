@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from vlmforge.config.schema import Config, SourceConfig
 from vlmforge.data.blend import SampleOrder, count_samples
 from vlmforge.data.locations import Kind, classify_path, expand_paths
-from vlmforge.data.mixture import Lengths, OpenBlend, count_rows, name_leaves, num_tried, open_blend
+from vlmforge.data.mixture import Lengths, OpenBlend, count_rows, name_leaves, open_blend
 from vlmforge.data.sources import build_reading, open_parts
 from vlmforge.data.sources.base import Rows
 from vlmforge.data.tree import build_blend
@@ -89,9 +89,8 @@ def forecast(config: Config, blend: OpenBlend, lengths: Lengths | None) -> Forec
     order = blend.order(config.data, lengths)
     in_epoch = order.count(order.samples_per_epoch)
     is_measured = lengths is not None and all(source.name in lengths for source in blend.sources)
-    # Of what is drawn, what is left out counted as nothing.
-    tried = {source.name: num_tried(source) for source in blend.sources} if is_measured else {}
-    means = [lengths[name][0] / count for name, count in tried.items()] if lengths and tried else None
+    measured = [lengths[source.name] for source in blend.sources] if lengths and is_measured else None
+    means = [float(length.mean) for length in measured] if measured else None
     end, by_steps = find_stream_end(config, order), _count_by_steps(config, in_epoch, means)
     if end is None and by_steps is None:
         return None
@@ -109,7 +108,7 @@ def forecast(config: Config, blend: OpenBlend, lengths: Lengths | None) -> Forec
                 count,
                 count / max(1, total),
                 None if weighted is None else weighted[k] / max(1.0, sum(weighted)),
-                1 - lengths[source.name][1] / tried[source.name] if lengths and tried else 0.0,
+                measured[k].left_out / measured[k].rows if measured else 0.0,
             )
             for k, (source, count) in enumerate(zip(blend.sources, counts, strict=True))
         ),

@@ -82,16 +82,28 @@ class Ledger:
     Attributes:
         sources: counts by source.
         bad_kinds: how many samples of a source are bad in which way.
-        bad_ids: the first ten bad samples.
-        left_out: of one step, every sample that was left out; a run's ledger does not keep them.
     """
 
     def __init__(self) -> None:
         """An empty ledger."""
         self.sources: dict[str, SourceCounts] = {}
         self.bad_kinds: dict[str, Counter[str]] = {}
-        self.bad_ids: list[str] = []
-        self.left_out: list[LeftOut] = []
+        self._earlier_bad_ids: list[str] = []
+        self._left_out: list[LeftOut] = []
+
+    @property
+    def left_out(self) -> list[LeftOut]:
+        """Of one step, every sample that was left out, by source and row; a run's ledger does not keep them.
+
+        When they are found depends on who decodes their pictures, so that is no order to show.
+        """
+        return sorted(self._left_out, key=lambda sample: (sample.source, sample.index))
+
+    @property
+    def bad_ids(self) -> list[str]:
+        """The first ten bad samples: of the first step that had any, then of the next."""
+        own = [format_sample_id(sample.source, sample.index) for sample in self.left_out if sample.is_bad]
+        return _first_different([*self._earlier_bad_ids, *own])
 
     def count_sample(self, sample: RenderedSample) -> None:
         """A sample that is trained on."""
@@ -99,14 +111,13 @@ class Ledger:
 
     def count_left_out(self, sample: LeftOut) -> None:
         """A sample that is not trained on."""
-        self.left_out.append(sample)
+        self._left_out.append(sample)
         counts = self._of(sample.source)
         if not sample.is_bad:
             counts.dropped += 1
             return
         counts.bad += 1
         self.bad_kinds.setdefault(sample.source, Counter())[sample.kind] += 1
-        self._keep_bad_ids([format_sample_id(sample.source, sample.index)])
 
     def count_lost(self, lost: LostSample) -> None:
         """A sample that was counted as used and turned out bad when its pictures were decoded."""
@@ -121,7 +132,8 @@ class Ledger:
             self._of(name).add(counts)
         for name, kinds in other.bad_kinds.items():
             self.bad_kinds.setdefault(name, Counter()).update(kinds)
-        self._keep_bad_ids(other.bad_ids)
+        self._earlier_bad_ids = _first_different([*self.bad_ids, *other.bad_ids])
+        self._left_out = []
 
     def check_bad_ratio(self, max_bad_ratio: float, num_rows: int, blend: str = "data.train") -> None:
         """Stop a run whose data is worse than its owner allows.
@@ -142,7 +154,7 @@ class Ledger:
         raise DataError(
             Problem(
                 what=f"{bad} of {seen} samples are bad, more than data.max_bad_ratio = {max_bad_ratio}",
-                where=f"{blend}: samples {', '.join(self.bad_ids)}{', ...' if bad > len(self.bad_ids) else ''} "
+                where=f"{blend}: samples {', '.join(self.bad_ids)}{', ...' if bad > _BAD_IDS_KEPT else ''} "
                 f"({self._tell_kinds()})",
                 fix="mend them (bad_samples.jsonl in the run folder says what is wrong with each), or raise "
                 "data.max_bad_ratio",
@@ -158,7 +170,7 @@ class Ledger:
                 | {"bad_kinds": dict(sorted(self.bad_kinds.get(name, Counter()).items()))}
                 for name, counts in sorted(self.sources.items())
             },
-            "bad_ids": list(self.bad_ids),
+            "bad_ids": self.bad_ids,
         }
 
     @classmethod
@@ -169,7 +181,7 @@ class Ledger:
         for source, counts in state["sources"].items():
             ledger.sources[source] = SourceCounts(**{name: counts.get(name, 0) for name in names})
             ledger.bad_kinds[source] = Counter(counts.get("bad_kinds", {}))
-        ledger.bad_ids = list(state["bad_ids"])
+        ledger._earlier_bad_ids = list(state["bad_ids"])
         return ledger
 
     @property
@@ -205,6 +217,7 @@ class Ledger:
         """The counts of a source."""
         return self.sources.setdefault(source, SourceCounts())
 
-    def _keep_bad_ids(self, ids: list[str]) -> None:
-        """Remember the first few bad samples."""
-        self.bad_ids.extend(ids[: _BAD_IDS_KEPT - len(self.bad_ids)])
+
+def _first_different(ids: list[str]) -> list[str]:
+    """The first few; a sample that is bad is so in every epoch."""
+    return list(dict.fromkeys(ids))[:_BAD_IDS_KEPT]

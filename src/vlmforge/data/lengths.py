@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vlmforge.config.schema import Config
 from vlmforge.data.bad import BadSampleError
 from vlmforge.data.images import ImageRule
-from vlmforge.data.mixture import num_tried, open_blend
+from vlmforge.data.mixture import Length, open_blend
 from vlmforge.data.render import Renderer, build_renderer
 from vlmforge.data.sources import Source, StreamSource
 from vlmforge.errors import DataError, Problem
@@ -20,17 +20,20 @@ from vlmforge.errors import DataError, Problem
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# Rows of a source that are rendered; the mean of 512 lengths whose spread is their mean is off by 4%.
+NUM_MEASURED = 512
+
 
 def measure_lengths(
     config: Config,
     sources: Sequence[Source | StreamSource],
     tokenizer: PreTrainedTokenizerBase,
     image_rule: ImageRule | None = None,
-) -> dict[str, tuple[int, int]]:
-    """Tokens and samples of a part of each source, by its name.
+) -> dict[str, Length]:
+    """Tokens of a part of each source's rows, by its name.
 
     Sources that cannot seek are passed over: they have no rows spread over them. Samples that training would leave out
-    are left out here; those it cuts are counted as cut.
+    give no token, as they will not there; those it cuts are counted as cut.
 
     Raises:
         DataError: none of a source's is left.
@@ -41,7 +44,7 @@ def measure_lengths(
 
 def measure_train_lengths(
     config: Config, tokenizer: PreTrainedTokenizerBase, image_rule: ImageRule | None = None
-) -> dict[str, tuple[int, int]] | None:
+) -> dict[str, Length] | None:
     """The lengths of `data.train`, where they decide or explain what is drawn; None for a single source.
 
     Raises:
@@ -51,9 +54,9 @@ def measure_train_lengths(
     return measure_lengths(config, blend.sources, tokenizer, image_rule) if blend.is_mixed else None
 
 
-def _measure(source: Source, renderer: Renderer) -> tuple[int, int]:
-    """Tokens and samples of the measured rows of one source."""
-    count, num_tokens, num_samples = num_tried(source), 0, 0
+def _measure(source: Source, renderer: Renderer) -> Length:
+    """The measured rows of one source."""
+    count, num_tokens, num_samples = min(NUM_MEASURED, len(source)), 0, 0
     for k in range(count):
         try:
             sample = renderer.render(source.sample(k * len(source) // count))
@@ -70,4 +73,4 @@ def _measure(source: Source, renderer: Renderer) -> tuple[int, int]:
                 "data.weight_unit=samples, or raise stage.seq_len; data.on_bad_sample=error says what is wrong",
             )
         )
-    return num_tokens, num_samples
+    return Length(num_tokens, count, count - num_samples)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import struct
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from vlmforge.data.sample import Place
 
-# The pixels that PIL itself takes without a warning: 256 MiB as RGB.
+# 256 MiB as RGB.
 MAX_PIXELS = 89_478_485
 MAX_BYTES = 512 * 2**20
 
@@ -108,6 +109,8 @@ class Media:
             try:
                 for number in numbers:
                     image.seek(number)
+                    # A page of a TIFF says its own size.
+                    self._check_size(*image.size)
                     frames.append(_to_rgb(image.copy()))
             except (*_PIL_ERRORS, DecompressionBombError) as error:
                 raise self.error(f"the film cannot be decoded: {error}", REPLACE, "undecodable_image") from None
@@ -127,22 +130,25 @@ class Media:
         """The picture with its header read and judged, its pixels not made."""
         from PIL import Image
 
+        _judge_sizes_alone()
         with self.open_file() as file:
             try:
                 image = Image.open(file, formats=_FORMATS)
-            except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            except Image.DecompressionBombError:
                 raise self.error(f"the picture has more than {MAX_PIXELS} pixels", SHRINK, "oversized_image") from None
             except _PIL_ERRORS:
                 formats = ", ".join(_FORMATS)
                 what = f"the file is no picture that can be read ({formats})"
                 raise self.error(what, REPLACE, "undecodable_image") from None
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                what = f"the picture has {width} x {height} pixels, more than {MAX_PIXELS}"
-                raise self.error(what, SHRINK, "oversized_image")
-            if width < 1 or height < 1:
-                raise self.error(f"the picture has {width} x {height} pixels", REPLACE, "undecodable_image")
+            self._check_size(*image.size)
             yield image
+
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > MAX_PIXELS:
+            what = f"the picture has {width} x {height} pixels, more than {MAX_PIXELS}"
+            raise self.error(what, SHRINK, "oversized_image")
+        if width < 1 or height < 1:
+            raise self.error(f"the picture has {width} x {height} pixels", REPLACE, "undecodable_image")
 
     @contextmanager
     def open_file(self) -> Iterator[IO[bytes]]:
@@ -245,6 +251,18 @@ def _decode_data_url(url: str, place: Place, name: str) -> bytes:
         raise place.error(
             f"{name} is a data: URL that cannot be decoded: {error}", "encode it again", "undecodable_image"
         ) from None
+
+
+def _judge_sizes_alone() -> None:
+    """Keep PIL from warning of pictures that are refused here in words of our own.
+
+    The filter is the process's, as catching warnings would mix those of threads; it is looked for each time because
+    whoever catches warnings around this takes it away again.
+    """
+    from PIL.Image import DecompressionBombWarning
+
+    if ("ignore", None, DecompressionBombWarning, None, 0) not in warnings.filters:
+        warnings.simplefilter("ignore", DecompressionBombWarning)
 
 
 def _orientation(image: Image) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import NamedTuple
 
 from vlmforge.config.schema import DataConfig
 from vlmforge.config.sources import BlendName
@@ -19,10 +20,29 @@ from vlmforge.errors import DataError, Problem
 
 # Rows of a source that nobody can count: more than any training draws.
 STREAM_ROWS = 1 << 40
-# Tokens and samples that a source's mean length was measured on, by the source's name.
-Lengths = Mapping[str, tuple[int, int]]
-# Rows of a source that are rendered; the mean of 512 lengths whose spread is their mean is off by 4%.
-NUM_MEASURED = 512
+
+
+class Length(NamedTuple):
+    """What a part of a source's rows came to.
+
+    Attributes:
+        tokens: of all of them; those that training leaves out have none.
+        rows: how many were looked at.
+        left_out: how many of them training leaves out.
+    """
+
+    tokens: int
+    rows: int
+    left_out: int = 0
+
+    @property
+    def mean(self) -> Fraction:
+        """Tokens that a row gives when it is drawn: a weight in tokens is one of tokens that are trained on."""
+        return Fraction(self.tokens, self.rows)
+
+
+# By the source's name.
+Lengths = Mapping[str, Length]
 
 
 @dataclass(frozen=True)
@@ -89,7 +109,7 @@ def count_rows(source: Source | StreamSource) -> int | None:
 
 
 def _mean(lengths: Lengths | None, name: str) -> Fraction | None:
-    return Fraction(*lengths[name]) if lengths is not None and name in lengths else None
+    return lengths[name].mean if lengths is not None and name in lengths else None
 
 
 def open_leaf(leaf: Leaf, name: str, prompts: Prompts) -> Source | StreamSource:
@@ -110,8 +130,3 @@ def open_leaf(leaf: Leaf, name: str, prompts: Prompts) -> Source | StreamSource:
         )
         raise DataError(problem)
     return replace(source, start=start, stop=stop)
-
-
-def num_tried(source: Source | StreamSource) -> int:
-    """Of how many rows lengths were to be measured; those of bad and too long samples are not among them."""
-    return min(NUM_MEASURED, len(source)) if isinstance(source, Source) else 0

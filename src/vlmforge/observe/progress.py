@@ -87,8 +87,8 @@ class Progress:
         """Show one finished step.
 
         Args:
-            metrics: a line of metrics.jsonl: `step`, and any of `loss`, `lr`, `grad_norm`,
-                `tokens_per_second`, `peak_memory_gib`, `step_time_seconds`, `validation_loss`.
+            metrics: a line of metrics.jsonl: `step`, and any of `loss` (None: the step had no label), `lr`,
+                `grad_norm`, `tokens_per_second`, `peak_memory_gib`, `step_time_seconds`, `validation_loss`.
         """
         if not self._is_enabled:
             return
@@ -168,7 +168,9 @@ def format_numbers(metrics: Mapping[str, Any], eta_seconds: float | None) -> str
         "tokens_per_second": "{:.0f} tok/s",
         "peak_memory_gib": "mem {:.1f} GiB",
     }
-    parts = [pattern.format(metrics[name]) for name, pattern in patterns.items() if metrics.get(name) is not None]
+    # A step whose samples were all left out has a loss that is None, which is not 0.
+    parts = ["no labels"] if metrics.get("loss", 0.0) is None else []
+    parts += [pattern.format(metrics[name]) for name, pattern in patterns.items() if metrics.get(name) is not None]
     own = [f"{name.removeprefix('lr_')} {value:.2e}" for name, value in metrics.items() if name.startswith("lr_")]
     parts += [f"({', '.join(own)})"] if own else []
     if eta_seconds is not None:

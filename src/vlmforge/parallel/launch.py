@@ -45,7 +45,7 @@ def launch_ranks(arguments: Sequence[str], num_ranks: int, killed_fix: str) -> i
     """
     with tempfile.TemporaryDirectory(prefix="vlmforge-ranks-") as name:
         folder = Path(name)
-        ranks = [_start(arguments, rank, num_ranks, folder) for rank in range(num_ranks)]
+        ranks: list[subprocess.Popen[bytes]] = []
         forwarded: list[int] = []
 
         def forward(signum: int, frame: FrameType | None) -> None:
@@ -56,19 +56,20 @@ def launch_ranks(arguments: Sequence[str], num_ranks: int, killed_fix: str) -> i
 
         previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            first = _wait(ranks)
+            # Whoever was told to stop in between starts no more.
+            while len(ranks) < num_ranks and not forwarded:
+                ranks.append(_start(arguments, len(ranks), num_ranks, folder))
+            first = _wait(ranks) if len(ranks) == num_ranks else None
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-            for process in ranks:
-                if process.poll() is None:
-                    process.kill()
-                process.wait()
+            _end(ranks)
+        if len(ranks) < num_ranks or (first is not None and -ranks[first].returncode in forwarded):
+            # The signal came before the rank had anything to save.
+            print("interrupted", file=sys.stderr)
+            return EXIT_INTERRUPTED
         if first is None:
             return EXIT_OK
-        if -ranks[first].returncode in forwarded:
-            # The signal came before the rank had anything to save.
-            return EXIT_INTERRUPTED
         return _report(folder, ranks, first, killed_fix)
 
 
@@ -117,6 +118,14 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int | None:
     if failed is None:
         failed = next((index for index, process in enumerate(ranks) if process.poll()), None)
     return failed
+
+
+def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Kill those that have not ended."""
+    for process in ranks:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
 
 
 def _report(folder: Path, ranks: Sequence[subprocess.Popen[bytes]], first: int, killed_fix: str) -> int:

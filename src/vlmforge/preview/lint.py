@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from vlmforge.data.bad import format_sample_id
 from vlmforge.data.ledger import Ledger
 from vlmforge.data.template import find_end_marker, marker_ids
 
@@ -172,8 +173,11 @@ def find_step_notes(
             "cut at their end": counts.truncated,
         }
         yield from (Note(f"{name}: {what} in this step: {count}") for what, count in told.items() if count)
-    if ledger.bad_ids:
-        yield Note(f"bad samples: {', '.join(ledger.bad_ids)}")
+    left_out = ledger.left_out
+    for sample in left_out[:_MOST_NAMES]:
+        yield Note(f"left out as {sample.kind}: {sample.reason}", format_sample_id(sample.source, sample.index))
+    if len(left_out) > _MOST_NAMES:
+        yield Note(f"{len(left_out) - _MOST_NAMES} more samples are left out; training writes down why each one is")
     yield from _find_twins(samples)
     if "strftime_now" in str(tokenizer.chat_template):
         yield Note("the chat template may write today's date (strftime_now): tomorrow the same data is other tokens")

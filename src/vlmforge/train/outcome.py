@@ -17,7 +17,7 @@ from vlmforge.models.adapters import adapter_updates
 from vlmforge.models.export import export_adapter, export_model
 from vlmforge.observe.files import write_json
 from vlmforge.observe.metrics import read_metrics
-from vlmforge.observe.plot import save_loss_curve
+from vlmforge.observe.plot import collect_points, save_loss_curve
 from vlmforge.parallel.mesh import barrier
 from vlmforge.parallel.watch import doing
 from vlmforge.train.lost import settle_lost
@@ -171,9 +171,7 @@ def finish(session: Session, records: Records) -> None:
 def _say_goodbye(session: Session, records: Records, after: dict[str, Any]) -> None:
     """What was reached, one example, and the next command to type."""
     say = records.progress.message
-    losses = [line["loss"] for line in read_metrics(session.run.path / "metrics.jsonl")]
-    curve = session.run.path / "loss.png"
-    say(f"loss {losses[0]:.4f} at step 1, {losses[-1]:.4f} at step {len(losses)}; curve in {curve}")
+    say(_tell_losses(session))
     ledger = session.ledger
     for line in ledger.lines() if len(ledger.sources) > 1 or ledger.has_left_out else ():
         say(line)
@@ -189,6 +187,15 @@ def _say_goodbye(session: Session, records: Records, after: dict[str, Any]) -> N
     if session.config.checkpointing.export != "never":
         quoted = shlex.quote(f"prompt={prompt}") if len(prompt) < MAX_SHOWN_PROMPT else 'prompt="..."'
         say(f"next: vlmforge generate checkpoint={session.run.path} {image}{quoted}")
+
+
+def _tell_losses(session: Session) -> str:
+    """The first and the last loss, of steps that had a label."""
+    steps, losses = collect_points(read_metrics(session.run.path / "metrics.jsonl"), "loss")
+    if not losses:
+        return "no step had a label, so there is no loss to show"
+    curve = session.run.path / "loss.png"
+    return f"loss {losses[0]:.4f} at step {steps[0]}, {losses[-1]:.4f} at step {steps[-1]}; curve in {curve}"
 
 
 def _keep_example(session: Session) -> str:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -60,7 +61,9 @@ def record_mesh(config: Config, world: World) -> Record:
         )
         for number, batch in zip(range(1, config.stage.max_steps + 1), loader, strict=False)
     ]
-    return Record([r.loss for r in results], [r.grad_norm for r in results], grads, logits)
+    return Record(
+        [math.nan if r.loss is None else r.loss for r in results], [r.grad_norm for r in results], grads, logits
+    )
 
 
 def record_logits(root: LossModel, row: Row, rule: ImageRule | None, device: torch.device) -> Tensor:

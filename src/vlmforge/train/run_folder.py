@@ -11,6 +11,7 @@ from typing import Any
 from vlmforge.checkpoint.store import list_steps, read_json, read_state, step_folder
 from vlmforge.config.encode import encode_absolute, scalar_text
 from vlmforge.config.schema import Config
+from vlmforge.data.mixture import Length
 from vlmforge.errors import CheckpointError, Problem
 from vlmforge.observe.files import write_json
 
@@ -182,12 +183,12 @@ def completed_steps(run: RunFolder) -> int | None:
     return None if manifest is None else manifest.get("completed_steps")
 
 
-def read_lengths(run: RunFolder) -> dict[str, tuple[int, int]] | None:
-    """Tokens and samples that sources were measured by when the run began that this one goes on from; None: not."""
+def read_lengths(run: RunFolder) -> dict[str, Length] | None:
+    """What sources were measured as when the run began that this one goes on from; None: they were not."""
     if run.resume_from is None:
         return None
     lengths = (_read_manifest(run.resume_from.resolve().parent.parent) or {}).get("lengths")
-    return None if lengths is None else {name: (tokens, samples) for name, (tokens, samples) in lengths.items()}
+    return None if lengths is None else {name: Length(*numbers) for name, numbers in lengths.items()}
 
 
 def _read_manifest(path: Path) -> dict[str, Any] | None:

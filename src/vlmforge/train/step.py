@@ -26,13 +26,13 @@ class StepResult:
 
     Attributes:
         loss: mean over the label tokens of the global batch, or over its samples where turns are weighed, before the
-            update.
+            update; None: every sample was left out, so there is no label.
         grad_norm: before clipping.
         num_tokens: real tokens of the global batch.
         num_label_tokens: trained tokens of the global batch.
     """
 
-    loss: float
+    loss: float | None
     grad_norm: float
     num_tokens: int
     num_label_tokens: int
@@ -61,7 +61,7 @@ def train_step(
     num_tokens, num_label_tokens, total_weight = (
         int(count) for count in sum_over_ranks(counts, world.device, world.num_batch_copies)
     )
-    # A step whose samples were all left out has no label: its gradient is zero and its loss 0, not a division by 0.
+    # A step whose samples were all left out has no label: its gradient is zero and it has no loss.
     divisor = max(1, total_weight)
     loss_sums = [
         _forward_backward(root, batch.to(world.device), divisor, is_last=index == len(micro_batches) - 1)
@@ -78,7 +78,7 @@ def train_step(
     scale_lr(optimizer, lr_factor)
     optimizer.step()
     optimizer.zero_grad()
-    return StepResult(loss, grad_norm, num_tokens, num_label_tokens)
+    return StepResult(loss if total_weight else None, grad_norm, num_tokens, num_label_tokens)
 
 
 def _forward_backward(root: LossModel, batch: Batch, divisor: int, is_last: bool) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vlmforge.config.encode import scalar_text
+from vlmforge.config.overrides import COMMAND_LINE
 from vlmforge.config.rules.finding import Finding, Rule, Subject
 from vlmforge.config.schema import SourceConfig
 from vlmforge.config.sources import is_blend_file, walk_config
@@ -106,12 +107,14 @@ def check_rows(subject: Subject) -> Iterator[Finding]:
 def check_bad_ratio(subject: Subject) -> Iterator[Finding]:
     """A limit on skipped samples needs skipping."""
     data = subject.config.data
+    is_typed = subject.origins.get("data.on_bad_sample", "").startswith(COMMAND_LINE)
     if data.on_bad_sample != "skip" and subject.is_set("data.max_bad_ratio"):
         yield Finding(
             ("data.max_bad_ratio", "data.on_bad_sample"),
             f"data.max_bad_ratio = {scalar_text(data.max_bad_ratio)} has no effect with data.on_bad_sample = "
             f"{data.on_bad_sample}",
-            "data.on_bad_sample=skip, or remove data.max_bad_ratio",
+            # What the command line says is meant; what it was meant to replace is to go.
+            "add  ~data.max_bad_ratio" if is_typed else "data.on_bad_sample=skip, or ~data.max_bad_ratio",
         )
 
 
