@@ -153,8 +153,14 @@ OPTIONS = """options
   --version   print the version
   --debug     show a traceback for every error"""
 
-EXIT_CODES = """exit codes: 0 done, 2 recipe or command, 3 data, 4 checkpoint, 130 interrupted, 1 a bug in vlmforge;
-  of parity, 1 a difference beyond its bound"""
+EXIT_CODES = """exit codes
+  0    done
+  1    failed: no memory, a loss that is no number, ranks that were lost or hang, or, with a traceback, a bug in
+       vlmforge; of parity, a difference beyond its bound
+  2    the recipe or the command is wrong
+  3    data
+  4    a checkpoint
+  130  interrupted; train has saved, and the same command goes on from there"""
 
 OVERRIDES = """overrides
   section.key=value   set any key, for example stage.optimizer.lr=1e-4 (docs/config-keys.md lists all)

@@ -152,7 +152,7 @@ def test_a_container_sees_what_is_mounted(here: Path, capsys: pytest.CaptureFixt
     told = capsys.readouterr().out
     assert "rows.jsonl (data.train.0.path) is not on this machine" in told
     assert f"{here}/held_out.jsonl (data.validation.0.path) is on no volume" in told
-    assert "run.output_dir" not in told
+    assert f"{here}/runs (run.output_dir) is on no volume" not in told
     assert "checkpointing.every_steps is not set: after a failure launch.max_restarts begins again" in told
 
 
@@ -176,7 +176,8 @@ def documents(here: Path, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:
     )
     rest = ("parallelism.dp_shard=-1", "stage.global_batch_size=6", "'launch.volumes={my-claim: /data}'")
     assert main(["train", "recipe=short.yaml", *launch, *(shlex.split(word)[0] for word in rest), *words]) == 0
-    config_map, job = yaml.safe_load_all((here / "runs/short/launch/job.yaml").read_text())
+    name = next((word.removeprefix("run.name=") for word in words if word.startswith("run.name=")), "short")
+    config_map, job = yaml.safe_load_all((here / f"runs/{name}/launch/job.yaml").read_text())
     return config_map, job
 
 
@@ -238,9 +239,24 @@ def test_a_train_job_has_what_its_definition_asks_for(here: Path, capsys: pytest
     assert {volume["name"] for volume in pod["volumes"]} == {m["name"] for m in pod["containers"][0]["volumeMounts"]}
 
 
-def test_what_was_written_is_not_overwritten_by_something_else(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_every_pod_would_fetch_is_noted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("model.init=pretrained", "model.pretrained=lab/small")
+    documents(here, *words)
+    told = capsys.readouterr().out
+    assert "lab/small (model.pretrained) comes from the hub: unless the image has it, every pod fetches all" in told
+    advice = told.partition("at every start; ")[2].partition(" keeps one copy")[0]
+    documents(here, *words, *shlex.split(advice), "run.name=kept")
+    assert "comes from the hub" not in capsys.readouterr().out
+
+
+def test_what_was_written_is_not_overwritten_by_something_else(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Wherever the tests run: what is in it the other machines do not have.
+    monkeypatch.setattr("tempfile.tempdir", str(here))
     words = ("train", "recipe=short.yaml", "launch=slurm")
     assert main([*words]) == 0
+    assert f"{here}/runs/short/launch (the job's own files): most machines have " in capsys.readouterr().out
     assert main([*words]) == 0
     before = (here / "runs/short/launch/job.sbatch").read_text()
     assert main([*words, "launch.partition=gpu"]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,24 @@ def test_a_mesh_that_trains_the_same_model_passes(tmp_path: Path) -> None:
     assert "loss, step 5" in output
     assert output.endswith("ok: every difference is what sums in another order explain\n")
     assert (tmp_path / "kept/base/model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_a_signal_ends_all_of_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    running = start(tmp_path, "parity", "recipe=quickstart", "parallelism.dp_shard=2")
+    assert running.stdout is not None
+    while "step 1 of 5" not in (line := running.stdout.readline()):
+        assert line, running.communicate()[1]
+    ranks = [int(pid) for pid in Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()]
+    assert len(ranks) == 2
+    running.send_signal(signal.SIGTERM)
+    _, errors = running.communicate(timeout=20)
+    assert (running.returncode, errors) == (130, "interrupted\n")
+    assert not [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
+    assert list(temporary.iterdir()) == []
 
 
 def test_heads_that_divide_no_power_of_two_are_kept() -> None:

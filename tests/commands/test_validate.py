@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -103,7 +104,7 @@ BAD_OVERRIDES = [
         "counts chunks of 8192 tokens along the row",
         "model.attention=varlen",
     ),
-    ("model.config.num_key_value_heads=3", "must divide num_attention_heads = 4", "one of 1, 2, 4"),
+    ("model.config.num_key_value_heads=3", "must divide num_attention_heads = 4; 1, 2 or 4 would do", "heads=2"),
     ("~model.config.vocab_size", "model.config.vocab_size is not set", "model.config.vocab_size=264"),
     ("model.init=pretrained", "model.pretrained is not set", "model.init=random"),
     ("model.pretrained=no/such/folder", "there is no such folder, and it is no hub id", "existing folder"),
@@ -113,23 +114,25 @@ BAD_OVERRIDES = [
     ("model.dtype=bfloat16 parallelism.param_dtype=float32", "stored with at least", "param_dtype=bfloat16"),
     (
         "parallelism.cp=3 launch.processes_per_node=3",
-        "parallelism.cp = 3 must divide model num_attention_heads = 4",
-        "parallelism.cp=2, one of 1, 2, 4",
+        "parallelism.cp = 3 must divide model num_attention_heads = 4; 1, 2 or 4 would do",
+        "parallelism.cp=2",
     ),
     (
         "parallelism.cp=2 model.attention=eager",
         "its mask would be that of a rank's own tokens",
         "model.attention=varlen",
     ),
-    ("model=smollm2_135m parallelism.cp=2", "must divide model num_attention_heads = 9", "one of 1, 3, 9"),
-    ("parallelism.tp=3 launch.processes_per_node=3", "must divide model num_attention_heads = 4", "one of 1, 2, 4"),
-    ("model=smollm2_135m parallelism.tp=2", "must divide model num_attention_heads = 9", "tp=1, one of 1, 3"),
-    ("model=smollm2_135m parallelism.tp=2", "must divide model num_key_value_heads = 3", "tp=1, one of 1, 3"),
-    ("parallelism.tp=2 model.config.vocab_size=265", "must divide model vocab_size = 265", "one of 1"),
+    ("model=smollm2_135m parallelism.cp=2", "num_attention_heads = 9; 1, 3 or 9 would do", "parallelism.cp=1"),
+    (
+        "model=smollm2_135m parallelism.tp=2",
+        "divide model num_attention_heads = 9, num_key_value_heads = 3; 1 or 3 would do",
+        "parallelism.tp=1",
+    ),
+    ("parallelism.tp=2 model.config.vocab_size=265", "divide model vocab_size = 265; 1 would do", "parallelism.tp=1"),
     (
         "model=qwen3_30b_a3b parallelism.tp=4 model.config.num_experts=126",
-        "divide model num_experts = 126",
-        "one of 1, 2",
+        "divide model num_experts = 126; 1 or 2 would do",
+        "parallelism.tp=2",
     ),
     (
         "parallelism.tp=2 model.attention=sdpa model.config.attention_dropout=0.1",
@@ -141,12 +144,12 @@ BAD_OVERRIDES = [
     (
         "model=qwen3_30b_a3b parallelism.ep=3 parallelism.dp_shard=4",
         "must be a multiple of tp = 1 and divide dp_shard x cp x tp = 4 and model num_experts = 128",
-        "parallelism.ep=2, one of 1, 2, 4",
+        "parallelism.ep=2",
     ),
     (
         "model=qwen3_30b_a3b parallelism.ep=2 parallelism.tp=4",
-        "must be a multiple of tp = 4",
-        "parallelism.ep=1, one of 1, 4",
+        "num_experts = 128; 1 or 4 would do",
+        "parallelism.ep=1",
     ),
     ("parallelism.pp=2", "not available in this version", "parallelism.pp=1"),
     ("parallelism.cpu_offload=true launch.device=cpu", "all is in CPU memory already", "parallelism.cpu_offload=false"),
@@ -180,7 +183,7 @@ BAD_OVERRIDES = [
     ("launch=kubernetes launch.pod={hostPID:true}", "launch.pod.hostPID is none of what", "remove launch.pod.hostPID"),
     ("launch=kubernetes", "launch.image is not set, and pods need one", "docker build"),
     ("launch=kubernetes launch.volumes={claim:data}", "absolute paths", "/data"),
-    ("launch.processes_per_node=3", "must be the number of ranks = 3", "parallelism.dp_shard=3"),
+    ("launch.processes_per_node=3", "dp_shard = 1 must be the number of ranks = 3", "parallelism.dp_shard=3"),
     ("stage.global_batch_size=6 stage.micro_batch_size=4", "must be a multiple of", "=8 or 4"),
     ("stage.kind=lora", "stage.kind = lora needs stage.adapter", "stage.adapter.rank=16"),
     ("stage.kind=pretrain stage.adapter.rank=2", "trains the weights themselves", "stage.adapter=null"),
@@ -262,6 +265,39 @@ def test_a_bad_override_is_answered_with_a_remedy_and_its_place(
     said = [f"command line: {word}" for word in words]
     is_absent = any(word.startswith("~") for word in words) or "is not set" in message or "quickstart.yaml:" in report
     assert matching[0]["where"] in said or is_absent
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "model=smollm2_135m parallelism.tp=2",
+        "model=qwen3_30b_a3b parallelism.dp_shard=2 parallelism.ep=3",
+        "parallelism.cp=3",
+        "launch=slurm launch.time_limit=5",
+        "~data.validation evaluate.every_steps=0",
+    ],
+)
+def test_one_mistake_is_one_error_and_its_fix_can_be_pasted_whole(
+    overrides: str, recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlmforge.commands.validate._check_on_meta", lambda config: [])
+    words = overrides.split(" ")
+    _, report = run(capsys, "validate", f"recipe={recipe.name}", *words)
+    (found,) = blocks(report)
+    assert found["where"] == f"command line: {words[-1]}"
+    assert run(capsys, "validate", f"recipe={recipe.name}", *words[:-1], *shlex.split(found["fix"])) == (0, "")
+
+
+def test_an_axis_that_was_set_to_one_is_blamed_for_a_wrong_product(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The recipe says cp 2, in a file.
+    words = ("recipe=qwen2p5_0p5b/gsm8k_sp2", "check_data=false", "world_size=4", "parallelism.dp_shard=1")
+    code, report = run(capsys, "validate", *words)
+    assert code == 2
+    (found,) = blocks(report)
+    assert found["error"] == "parallelism.dp_shard x cp = 1 x 2 = 2 must be the number of ranks = 4 (world_size)"
+    assert (found["where"], found["fix"]) == ("command line: parallelism.dp_shard=1", "parallelism.dp_shard=2")
 
 
 BAD_FILES = [

@@ -88,6 +88,12 @@ def test_steps_are_counted_as_they_come(make_config, chatml, packing):
     assert num_steps(config_of(make_config, packing, max_epochs=None, max_steps=99), chatml) == 99
 
 
+def test_a_limit_that_hardly_a_sample_keeps_is_told_before_a_model_is_loaded(make_config, chatml):
+    config = config_of(make_config, "best_fit", max_epochs=None, max_steps=9)
+    with pytest.raises(DataError, match=r"more than stage\.seq_len = 16"):
+        num_steps(replace(config, stage=replace(config.stage, seq_len=16)), chatml)
+
+
 @PACKINGS
 @pytest.mark.parametrize(("ranks", "accum"), [(1, 4), (2, 1), (2, 2), (4, 1)])
 def test_the_samples_of_a_step_do_not_depend_on_how_it_is_cut(make_config, chatml, packing, ranks, accum):

@@ -38,6 +38,14 @@ def test_the_norm_over_mixed_meshes_is_that_of_the_full_gradients(folder: Path) 
     assert results[0]["any"] == [True, False]
 
 
+def test_the_norm_of_a_large_matrix_is_not_lost_in_rounding() -> None:
+    # torch's own norm is 7e-5 off here.
+    parameter = nn.Parameter(torch.zeros(2**22 + 5))
+    torch.manual_seed(0)
+    parameter.grad = torch.randn(2**22 + 5)
+    assert clip_grads([parameter], None).item() == pytest.approx(parameter.grad.double().norm().item(), rel=2e-7)
+
+
 def test_a_small_gradient_is_left_as_it_is() -> None:
     parameter = nn.Parameter(torch.zeros(3))
     parameter.grad = torch.tensor([0.1, 0.2, 0.2])

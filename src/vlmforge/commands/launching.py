@@ -6,12 +6,13 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from vlmforge.commands.configuring import LoadedRecipe
-from vlmforge.commands.reachable import tell_unreachable
+from vlmforge.commands.reachable import recipe_paths, tell_fetched, tell_own, tell_unreachable
 from vlmforge.commands.request import Request
 from vlmforge.config.derived import count_gpus, derive_nodes
 from vlmforge.config.encode import encode_absolute, to_yaml
@@ -94,13 +95,25 @@ def _notes(config: Config) -> Iterator[str]:
         )
     if launch.kind == "kubernetes":
         yield from tell_unreachable(config, launch.volumes.values(), "the pods")
+        yield from tell_fetched(config, list(launch.volumes.values()))
         if launch.manifest == "trainjob":
             yield (
                 f"a TrainJob cannot set how long its pods may take to stop: where the runtime {RUNTIME} does not say "
                 f"terminationGracePeriodSeconds, it is 30 s, whatever launch.stop_seconds = {launch.stop_seconds} says"
             )
-    if launch.kind == "slurm" and launch.image is not None:
-        yield from tell_unreachable(config, _mounts(config, _job_folder(config)).values(), "its containers")
+    if launch.kind == "slurm":
+        yield from _slurm_notes(config)
+
+
+def _slurm_notes(config: Config) -> Iterator[str]:
+    folder = _job_folder(config)
+    if config.launch.image is None:
+        needed = {**recipe_paths(config), str(folder): "the job's own files", sys.executable: "this Python"}
+    else:
+        mounts = _mounts(config, folder)
+        yield from tell_unreachable(config, mounts.values(), "its containers")
+        needed = dict.fromkeys(mounts, "mounted")
+    yield from tell_own(needed, "the machines of the job")
 
 
 def _commands(request: Request, config: Config, agents: Agents) -> str:

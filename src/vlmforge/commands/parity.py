@@ -72,23 +72,29 @@ def _check_in_full(loaded: LoadedRecipe) -> None:
 def _compare(loaded: LoadedRecipe, folder: Path) -> int:
     """Make the reduced model, record all three trainings, say how they differ."""
     from vlmforge.commands.parity_report import describe_model, report
-    from vlmforge.models.plain import make_adapter, make_base
     from vlmforge.train.parity import Record
 
     axes = loaded.batch.axes
-    reduced = reduce_config(loaded.config, derive_shape(loaded.config.model, FAMILIES), axes, FAMILIES)
-    make_base(reduced, folder / "base")
-    if reduced.stage.adapter is not None:
-        make_adapter(reduced, folder / "base", folder / "adapter")
-    reduced = _with_weights(reduced, folder)
+    reduced = make_reduced(loaded, folder)
     (folder / RECIPE_FILE).write_text(to_yaml(encode_absolute(reduced)))
     print(describe_model(loaded, reduced), flush=True)
     print(f"training on the mesh ({axes.world_size} processes) ...", flush=True)
-    if code := launch_ranks(_rank_words(folder), axes.world_size, KILLED_FIX):
+    if code := launch_ranks(_rank_words(folder), axes.world_size, KILLED_FIX, saves=False):
         return code
-    print("training on one process, and by a plain loop ...", flush=True)
     one, plain = _record_here(reduced, folder)
     return report(Record.load(folder / MESH), one, plain)
+
+
+def make_reduced(loaded: LoadedRecipe, folder: Path) -> Config:
+    """The reduced recipe, with weights that are drawn for it into a folder."""
+    from vlmforge.models.plain import make_adapter, make_base
+
+    shape = derive_shape(loaded.config.model, FAMILIES)
+    reduced = reduce_config(loaded.config, shape, loaded.batch.axes, FAMILIES)
+    make_base(reduced, folder / "base")
+    if reduced.stage.adapter is not None:
+        make_adapter(reduced, folder / "base", folder / "adapter")
+    return _with_weights(reduced, folder)
 
 
 def _with_weights(config: Config, folder: Path) -> Config:
@@ -106,13 +112,16 @@ def _rank_words(folder: Path) -> list[str]:
 
 def _run_rank(request: Request) -> int:
     """One rank of the mesh; the first one writes what came of it."""
+    from vlmforge.commands.parity_report import step_teller
     from vlmforge.parallel.mesh import open_world
     from vlmforge.train.recording import record_mesh
 
+    # Only the first rank has a terminal.
+    tell = step_teller()
     loaded = load_config(request)
     launch = loaded.config.launch
     with open_world(loaded.batch.axes, launch.device, launch.timeout_seconds) as world:
-        record = record_mesh(loaded.config, world)
+        record = record_mesh(loaded.config, world, tell)
         if world.is_main:
             record.save(Path(request.required("output", "FOLDER")) / MESH)
     return EXIT_OK
@@ -120,11 +129,14 @@ def _run_rank(request: Request) -> int:
 
 def _record_here(reduced: Config, folder: Path) -> tuple[Record, Record]:
     """The same on one process, and by the plain loop."""
+    from vlmforge.commands.parity_report import step_teller
     from vlmforge.parallel.mesh import open_world
     from vlmforge.train.plain_loop import record_plain
     from vlmforge.train.recording import record_mesh
 
     alone = replace(reduced, parallelism=replace(reduced.parallelism, **asdict(Axes())))
+    print("training on one process ...", flush=True)
     with open_world(Axes(), reduced.launch.device, reduced.launch.timeout_seconds) as world:
-        one = record_mesh(alone, world)
-    return one, record_plain(reduced)
+        one = record_mesh(alone, world, step_teller())
+    print("training by a plain loop ...", flush=True)
+    return one, record_plain(reduced, step_teller())

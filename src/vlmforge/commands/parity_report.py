@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
 from vlmforge.commands.configuring import LoadedRecipe
+from vlmforge.config.reduce import NUM_STEPS
 from vlmforge.config.schema import Config
 from vlmforge.errors import EXIT_BUG, EXIT_OK, Problem
 from vlmforge.models.shape import build_hf_config
@@ -29,6 +31,12 @@ def describe_model(loaded: LoadedRecipe, reduced: Config) -> str:
         f"reduced to {shape.num_hidden_layers} layers, {heads}, float32, random weights, trained {kind}: "
         f"{stage.max_steps} steps of {stage.global_batch_size} rows, packing {stage.packing}"
     )
+
+
+def step_teller() -> Callable[[int], None]:
+    """Says of every step how long it took since now; the first of them with imports and loading."""
+    started = time.monotonic()
+    return lambda number: print(f"  step {number} of {NUM_STEPS}, {time.monotonic() - started:.0f} s", flush=True)
 
 
 def report(mesh: Record, one: Record, plain: Record) -> int:

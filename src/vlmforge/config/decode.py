@@ -22,6 +22,7 @@ from vlmforge.config.schema import Config
 from vlmforge.errors import Problem, nearest, one_of
 
 NO_INFO = KeyInfo(doc="")
+OFTEN = ".every_steps"
 
 
 @dataclass(frozen=True)
@@ -233,10 +234,14 @@ def _noun(annotation: Any) -> str:
 
 def _fix(spec: KeySpec, annotation: Any, value: Any) -> str:
     """A value that works: the one that was meant, if it can be read, else the key's example or default."""
-    meant = _meant(annotation, value, spec.info)
+    if value == 0 and spec.default is None and spec.path.endswith(OFTEN):
+        # Never, which other programs write so.
+        return assignment(spec.path, None)
+    example = spec.info.example if spec.info.example is not None else spec.default
+    # YAML makes a number of 1:30:00 (5400): of a text with colons, a number does not say what was meant.
+    meant = None if isinstance(example, str) and ":" in example else _meant(annotation, value, spec.info)
     if meant is not None:
         return assignment(spec.path, meant) + (" (without quotes)" if isinstance(value, str) else "")
-    example = spec.info.example if spec.info.example is not None else spec.default
     if example is None or example == () or example == {} or example == "":
         return f"remove {spec.path}"
     return assignment(spec.path, example)

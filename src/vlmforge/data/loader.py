@@ -259,6 +259,7 @@ def num_steps(
     """
     max_steps = config.stage.max_steps
     windows = build_train_windows(config, tokenizer, lengths, image_rule)
+    windows.try_first()
     if windows.num_samples is None:
         assert max_steps is not None, "a stage without an end passed gate 1"
         return max_steps

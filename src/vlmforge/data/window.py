@@ -31,6 +31,9 @@ from vlmforge.errors import DataError, Problem
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# Samples that are rendered before a model is loaded.
+NUM_TRIED = 4
+
 
 @dataclass(frozen=True)
 class Window:
@@ -167,6 +170,18 @@ class WindowMaker:
         return {
             source.name: Draws(count_rows(source), count) for source, count in zip(self._sources, counts, strict=True)
         }
+
+    def try_first(self) -> None:
+        """Render the first few samples, so that a limit that hardly any keeps is told before a model is loaded.
+
+        What cannot seek is left alone: it would arrive twice.
+
+        Raises:
+            DataError: one of them is bad or too long, and the recipe says `error`.
+        """
+        if not any(isinstance(source, StreamSource) for source in self._sources):
+            for n in self._cut.numbers(0)[:NUM_TRIED]:
+                self._prepare(n)
 
     def make(self, number: int) -> Window:
         """The window of this number; empty beyond the end of the stream.

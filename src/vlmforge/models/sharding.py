@@ -14,7 +14,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
 from transformers import PreTrainedModel
 
-from vlmforge.config.rules.tensor import CUT_BY_TP, EXPERTS, undivided
+from vlmforge.config.rules.tensor import CUT_BY_TP, EXPERTS, find_uncut
 from vlmforge.errors import ConfigError, Problem, nearest
 from vlmforge.models.adapters import shard_adapted
 from vlmforge.models.experts import shard_experts
@@ -72,13 +72,9 @@ def check_sharding(model: PreTrainedModel, tp: int, num_holders: int = 1) -> lis
     """
     sizes = model.config.get_text_config().to_dict()
     return _check_table(model) + [
-        Problem(
-            f"parallelism.{axis} = {size} must divide model {name} = {count}",
-            f"config of {type(model).__name__}",
-            f"parallelism.{axis} to one of {', '.join(works)}",
-        )
+        Problem(uncut.what, f"config of {type(model).__name__}", uncut.fix)
         for axis, size, names in (("tp", tp, CUT_BY_TP), ("ep", num_holders, EXPERTS))
-        for name, count, works in undivided(sizes, names, size)
+        if (uncut := find_uncut(axis, size, sizes, names))
     ]
 
 

@@ -30,7 +30,7 @@ POLL_SECONDS = 0.05
 LOG_TAIL_CHARACTERS = 4000
 
 
-def launch_ranks(arguments: Sequence[str], num_ranks: int, killed_fix: str) -> int:
+def launch_ranks(arguments: Sequence[str], num_ranks: int, killed_fix: str, *, saves: bool = True) -> int:
     """Run `python -m vlmforge <arguments>` as `num_ranks` processes and wait for them.
 
     Rank 0 writes to this process's terminal, the others to log files that are shown only when one dies silently.
@@ -39,6 +39,8 @@ def launch_ranks(arguments: Sequence[str], num_ranks: int, killed_fix: str) -> i
         arguments: verb and words.
         num_ranks: how many.
         killed_fix: what helps when the system has killed a rank for want of memory.
+        saves: whether ranks that are told to stop save first, so that SIGTERM and SIGINT are passed on to them; else
+            whoever turns a signal into an exception here ends them at once.
 
     Returns:
         The exit code of the rank that failed first, or 0.
@@ -54,7 +56,8 @@ def launch_ranks(arguments: Sequence[str], num_ranks: int, killed_fix: str) -> i
                 if process.poll() is None:
                     process.send_signal(signum)
 
-        previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+        taken = (signal.SIGTERM, signal.SIGINT) if saves else ()
+        previous = {number: signal.signal(number, forward) for number in taken}
         try:
             # Whoever was told to stop in between starts no more.
             while len(ranks) < num_ranks and not forwarded:
@@ -102,22 +105,6 @@ def _start(arguments: Sequence[str], rank: int, num_ranks: int, folder: Path) ->
         return subprocess.Popen(
             command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
-
-
-def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int | None:
-    """Wait for all; the index of a rank that failed, or None. After a failure the others get a short grace."""
-    failed: int | None = None
-    deadline = float("inf")
-    while any(process.poll() is None for process in ranks) and time.monotonic() < deadline:
-        if failed is None:
-            failed = next((index for index, process in enumerate(ranks) if process.poll()), None)
-            # An interrupted rank is no failure: the others are saving the same checkpoint.
-            if failed is not None and ranks[failed].returncode != EXIT_INTERRUPTED:
-                deadline = time.monotonic() + GRACE_SECONDS
-        time.sleep(POLL_SECONDS)
-    if failed is None:
-        failed = next((index for index, process in enumerate(ranks) if process.poll()), None)
-    return failed
 
 
 def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,11 +28,17 @@ from vlmforge.train.optimizer import build_optimizer
 from vlmforge.train.parity import LR, Record
 from vlmforge.train.plain_loop import global_batches
 from vlmforge.train.session import build_root
-from vlmforge.train.step import run_forward, train_step
+from vlmforge.train.step import StepResult, run_forward, train_step
 
 
-def record_mesh(config: Config, world: World) -> Record:
-    """Train `stage.max_steps` steps; a collective that gives every rank the same record."""
+def record_mesh(config: Config, world: World, tell: Callable[[int], None] = lambda number: None) -> Record:
+    """Train `stage.max_steps` steps; a collective that gives every rank the same record.
+
+    Args:
+        config: of the mesh, with weights and a tokenizer.
+        world: the ranks.
+        tell: is told of every step that is done.
+    """
     tokenizer = build_tokenizer(config.model)
     num_accum = derive_batch(config, world.world_size).grad_accum_steps
     rule = build_image_rule(config.model, tokenizer)
@@ -49,8 +56,9 @@ def record_mesh(config: Config, world: World) -> Record:
 
     optimizer.register_step_pre_hook(keep_first)
     assert config.stage.max_steps is not None
-    results = [
-        train_step(
+    results: list[StepResult] = []
+    for number, batch in zip(range(1, config.stage.max_steps + 1), loader, strict=False):
+        result = train_step(
             root,
             optimizer,
             batch.micro_batches,
@@ -59,11 +67,10 @@ def record_mesh(config: Config, world: World) -> Record:
             max_grad_norm=config.stage.optimizer.max_grad_norm,
             world=world,
         )
-        for number, batch in zip(range(1, config.stage.max_steps + 1), loader, strict=False)
-    ]
-    return Record(
-        [math.nan if r.loss is None else r.loss for r in results], [r.grad_norm for r in results], grads, logits
-    )
+        results.append(result)
+        tell(number)
+    losses = [math.nan if result.loss is None else result.loss for result in results]
+    return Record(losses, [result.grad_norm for result in results], grads, logits)
 
 
 def record_logits(root: LossModel, row: Row, rule: ImageRule | None, device: torch.device) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vlmforge.config.plain import is_whole_number
+from vlmforge.config.rules.fields import nearest_number, what_works
 from vlmforge.config.rules.finding import Finding, Rule, Subject
 
 
@@ -17,12 +18,11 @@ def check_context_heads(subject: Subject) -> Iterator[Finding]:
     if cp == 1 or not is_whole_number(heads) or heads < 1 or heads % tp or heads // tp % cp == 0:
         return
     works = [n for n in range(1, heads // tp + 1) if heads // tp % n == 0]
-    nearest = min(works, key=lambda n: abs(n - cp))
     share = f" / tp = {heads} / {tp} = {heads // tp}" if tp > 1 else f" = {heads}"
     yield Finding(
         ("parallelism.cp", "parallelism.tp", "model.config.num_attention_heads"),
-        f"parallelism.cp = {cp} must divide model num_attention_heads{share}",
-        f"parallelism.cp={nearest}, one of {', '.join(map(str, works))}",
+        f"parallelism.cp = {cp} must divide model num_attention_heads{share}{what_works(works)}",
+        f"parallelism.cp={nearest_number(cp, works)}",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from vlmforge.config.encode import scalar_text
@@ -209,11 +209,11 @@ def check_heads(subject: Subject) -> Iterator[Finding]:
             f"{at}.hidden_size={max(1, round(hidden / heads)) * heads}",
         )
     if _is_count(heads) and _is_count(groups) and heads % groups:
-        works = [str(number) for number in range(1, heads + 1) if heads % number == 0]
+        works = [number for number in range(1, heads + 1) if heads % number == 0]
         yield Finding(
             (f"{at}.num_key_value_heads", f"{at}.num_attention_heads"),
-            f"{at}.num_key_value_heads = {groups} must divide num_attention_heads = {heads}",
-            f"{at}.num_key_value_heads={nearest_number(groups, works)}, one of {', '.join(works)}",
+            f"{at}.num_key_value_heads = {groups} must divide num_attention_heads = {heads}{what_works(works)}",
+            f"{at}.num_key_value_heads={nearest_number(groups, works)}",
         )
 
 
@@ -221,9 +221,14 @@ def _is_count(number: object) -> TypeGuard[int]:
     return is_whole_number(number) and number > 0
 
 
-def nearest_number(number: int, choices: list[str]) -> str:
+def nearest_number(number: int, choices: Sequence[int]) -> int:
     """The choice closest to a number."""
-    return min(choices, key=lambda choice: abs(int(choice) - number))
+    return min(choices, key=lambda choice: abs(choice - number))
+
+
+def what_works(choices: Sequence[int]) -> str:
+    """The end of a rule that a number breaks; what a user pastes is the nearest of them alone."""
+    return f"; {one_of([str(choice) for choice in choices])} would do"
 
 
 RULES: tuple[Rule, ...] = (check_fields, check_shape_of_weights, check_heads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,8 +17,8 @@ NOT_YET: tuple[tuple[str, object, str], ...] = (
     ("parallelism.pp", 1, "pipeline parallelism"),
     ("checkpointing.async_save", False, "saving in the background"),
 )
-
-
+# Outer to inner.
+AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
 LAUNCHED = ("launch.processes_per_node", "launch.num_nodes")
 
 
@@ -54,21 +55,30 @@ def check_mesh(subject: Subject) -> Iterator[Finding]:
     ranks = derive_world_size(config, subject.facts.world_size, subject.facts.num_gpus)
     if is_mesh_open(subject) or is_whole_mesh(config, ranks):
         return
-    product = (
-        f"pp x dp_replicate x cp x tp = {rest}"
-        if shard == -1
-        else f"pp x dp_replicate x dp_shard x cp x tp = {rest * shard}"
-    )
     rule = "must divide" if shard == -1 else "must be"
     works = ranks // rest if ranks % rest == 0 else None
-    chosen = config.parallelism
-    # Whichever was said on the command line is blamed.
-    axes = {"tp": chosen.tp, "cp": chosen.cp, "dp_replicate": chosen.dp_replicate, "dp_shard": shard, "pp": chosen.pp}
     yield Finding(
-        tuple(f"parallelism.{name}" for name, size in axes.items() if size != 1) + LAUNCHED,
-        f"parallelism.dp_shard = {shard}: {product} {rule} the number of ranks = {ranks}{_said_by(subject)}",
+        (*_axes_to_blame(subject), *LAUNCHED),
+        f"{_product(subject)} {rule} the number of ranks = {ranks}{_said_by(subject)}",
         f"parallelism.dp_shard={works}" if works else f"{_all_sharded(subject)}, or {rest * abs(shard)} ranks",
     )
+
+
+def _axes_to_blame(subject: Subject) -> list[str]:
+    """Keys of the axes: those that make ranks, the last one said first, before those that are 1 or open."""
+    chosen, said = subject.config.parallelism, list(subject.origins)
+    makes_none = {f"parallelism.{name}": getattr(chosen, name) in (1, -1) for name in AXES}
+    return sorted(makes_none, key=lambda path: (makes_none[path], -said.index(path) if path in said else 0))
+
+
+def _product(subject: Subject) -> str:
+    """The axes that make ranks, and dp_shard, which the remedy sets, with their sizes."""
+    sizes = {name: getattr(subject.config.parallelism, name) for name in AXES}
+    sizes = {name: size for name, size in sizes.items() if size != (-1 if name == "dp_shard" else 1)}
+    if len(sizes) == 1:
+        return "".join(f"parallelism.{name} = {size}" for name, size in sizes.items())
+    numbers = list(sizes.values())
+    return f"parallelism.{' x '.join(sizes)} = {' x '.join(map(str, numbers))} = {math.prod(numbers)}"
 
 
 def _all_sharded(subject: Subject) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from vlmforge.config.derived import derive_batch, derive_world_size, is_whole_mesh
 from vlmforge.config.encode import scalar_text
 from vlmforge.config.plain import is_whole_number
-from vlmforge.config.rules.fields import nearest_number
+from vlmforge.config.rules.fields import nearest_number, what_works
 from vlmforge.config.rules.finding import Finding, Rule, Subject
 from vlmforge.config.rules.launch import is_mesh_open
 
@@ -18,14 +19,32 @@ CUT_BY_TP = ("num_attention_heads", "num_key_value_heads", "vocab_size", "interm
 EXPERTS = ("num_experts", "num_local_experts")
 
 
-def undivided(fields: Mapping[str, Any], names: tuple[str, ...], parts: int) -> Iterator[tuple[str, int, list[str]]]:
-    """Fields that cannot be cut into equal parts: name, value, and the numbers of parts that work for all fields."""
+@dataclass(frozen=True)
+class Uncut:
+    """Sizes of a model that an axis does not divide: one cause, whatever their number.
+
+    Attributes:
+        names: fields that cannot be cut into equal parts.
+        what: the axis, the rule, the sizes, and the numbers of ranks that divide all of them.
+        fix: the nearest of these.
+    """
+
+    names: tuple[str, ...]
+    what: str
+    fix: str
+
+
+def find_uncut(axis: str, size: int, fields: Mapping[str, Any], names: tuple[str, ...]) -> Uncut | None:
+    """What an axis of `parallelism` cannot cut into equal parts; None: it divides everything."""
     counts = {name: fields[name] for name in names if is_whole_number(fields.get(name)) and fields[name] > 0}
+    uncut = {name: count for name, count in counts.items() if count % size}
+    if not uncut:
+        return None
     common = math.gcd(*counts.values())
-    works = [str(number) for number in range(1, min(counts.values(), default=1) + 1) if common % number == 0]
-    for name, count in counts.items():
-        if count % parts:
-            yield name, count, works
+    works = [number for number in range(1, min(counts.values()) + 1) if common % number == 0]
+    sizes = ", ".join(f"{name} = {count}" for name, count in uncut.items())
+    what = f"parallelism.{axis} = {size} must divide model {sizes}{what_works(works)}"
+    return Uncut(tuple(uncut), what, f"parallelism.{axis}={nearest_number(size, works)}")
 
 
 def check_tensor_parallel(subject: Subject) -> Iterator[Finding]:
@@ -34,12 +53,9 @@ def check_tensor_parallel(subject: Subject) -> Iterator[Finding]:
     if shape is None or tp == 1:
         return
     names = CUT_BY_TP if subject.config.parallelism.ep > 1 else (*CUT_BY_TP, *EXPERTS)
-    for name, count, works in undivided(shape.fields, names, tp):
-        yield Finding(
-            ("parallelism.tp", f"{shape.text_path}.{name}"),
-            f"parallelism.tp = {tp} must divide model {name} = {count}",
-            f"parallelism.tp={nearest_number(tp, works)}, one of {', '.join(works)}",
-        )
+    if uncut := find_uncut("tp", tp, shape.fields, names):
+        paths = (f"{shape.text_path}.{name}" for name in uncut.names)
+        yield Finding(("parallelism.tp", *paths), uncut.what, uncut.fix)
 
 
 def check_expert_parallel(subject: Subject) -> Iterator[Finding]:
@@ -68,8 +84,9 @@ def check_expert_parallel(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             ("parallelism.ep", "parallelism.tp", "parallelism.dp_shard"),
             f"parallelism.ep = {chosen.ep} must be a multiple of tp = {axes.tp} and divide dp_shard x cp x tp = "
-            f"{holders} and model {next(name for name in EXPERTS if name in shape.fields)} = {count}",
-            f"parallelism.ep={nearest_number(chosen.ep, [str(n) for n in works])}, one of {', '.join(map(str, works))}",
+            f"{holders} and model {next(name for name in EXPERTS if name in shape.fields)} = {count}"
+            f"{what_works(works)}",
+            f"parallelism.ep={nearest_number(chosen.ep, works)}",
         )
 
 
