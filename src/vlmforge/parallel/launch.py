@@ -107,6 +107,22 @@ def _start(arguments: Sequence[str], rank: int, num_ranks: int, folder: Path) ->
         )
 
 
+def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int | None:
+    """Wait for all; the index of a rank that failed, or None. After a failure the others get a short grace."""
+    failed: int | None = None
+    deadline = float("inf")
+    while any(process.poll() is None for process in ranks) and time.monotonic() < deadline:
+        if failed is None:
+            failed = next((index for index, process in enumerate(ranks) if process.poll()), None)
+            # An interrupted rank is no failure: the others are saving the same checkpoint.
+            if failed is not None and ranks[failed].returncode != EXIT_INTERRUPTED:
+                deadline = time.monotonic() + GRACE_SECONDS
+        time.sleep(POLL_SECONDS)
+    if failed is None:
+        failed = next((index for index, process in enumerate(ranks) if process.poll()), None)
+    return failed
+
+
 def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
     """Kill those that have not ended."""
     for process in ranks:
