@@ -185,8 +185,11 @@ def test_a_cut_sample_is_counted(make_config, chatml, write_jsonl, pairs):
 def test_data_of_which_nothing_is_left_is_an_error(make_config, chatml, write_jsonl, pairs):
     path = write_jsonl("a.jsonl", [{"prompt": "q", "response": "a " * 500}])
     config = config_of(make_config, "best_fit", pairs(path), data={"on_too_long": "drop"})
-    with pytest.raises(DataError, match="no sample of data"):
+    with pytest.raises(
+        DataError, match=r"every one is left out; of a#0, the sample has \d+ tokens, more than"
+    ) as caught:
         num_steps(config, chatml)
+    assert caught.value.problems[0].where.startswith(f"{path}:1")
 
 
 @PACKINGS

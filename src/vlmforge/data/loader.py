@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmforge.config.schema import Config
 from vlmforge.data.ahead import map_ahead
-from vlmforge.data.bad import LeftOut
+from vlmforge.data.bad import LeftOut, format_sample_id
 from vlmforge.data.collate import Batch, collate, collate_sound
 from vlmforge.data.deal import deal
 from vlmforge.data.images import ImageRule
@@ -109,7 +109,7 @@ class TrainLoader:
         for window in iterate_windows(self.windows, first, self._num_workers):
             num_holes = 0 if window.rows else num_holes + len(window.holes)
             if num_holes >= self.samples_per_epoch:
-                raise _nothing_left()
+                raise _nothing_left(window)
             yield window
 
     def _one_window_a_step(self) -> Iterator[tuple[list[Row], Ledger, dict[str, Any]]]:
@@ -268,13 +268,20 @@ def num_steps(
     else:
         steps = _count_packed_steps(windows, config.stage.global_batch_size, max_steps)
     if steps == 0:
-        raise _nothing_left()
+        raise _nothing_left(windows.make(0))
     return steps if max_steps is None else min(steps, max_steps)
 
 
-def _nothing_left() -> DataError:
-    fix = "stage.seq_len=<more>, or data.on_too_long=error and data.on_bad_sample=error to see what is wrong"
-    return DataError(Problem("no sample of data.train is left to train on: every one is left out", "data.train", fix))
+def _nothing_left(window: Window) -> DataError:
+    """What is wrong with all samples is, most likely, what is wrong with one of them."""
+    what, where = "no sample of data.train is left to train on: every one is left out", "data.train"
+    if window.holes:
+        hole = min(window.holes, key=lambda hole: (hole.source, hole.index))
+        what, where = f"{what}; of {format_sample_id(hole.source, hole.index)}, {hole.reason}", hole.where
+    fix = (
+        "stage.seq_len=<more>, or mend the data; data.on_too_long=error and data.on_bad_sample=error stop at the first"
+    )
+    return DataError(Problem(what, where, fix))
 
 
 def _count_packed_steps(windows: WindowMaker, rows_per_step: int, max_steps: int | None) -> int:

@@ -18,6 +18,7 @@ from vlmforge.config.derived import BatchSizes
 from vlmforge.config.schema import Config
 from vlmforge.data.collate import Batch
 from vlmforge.data.deal import deal
+from vlmforge.data.film import Frame
 from vlmforge.data.images import ImageRule
 from vlmforge.data.ledger import Ledger
 from vlmforge.data.loader import build_train_loader, collate_hand
@@ -182,7 +183,12 @@ class _RowReader:
         for span, own in zip(spans, tiles, strict=True):
             width, height = span.media.read_size()
             name = span.media.path or span.media.name
-            yield ShownImage(name, width, height, span.start, span.num_tokens, span.grid, tuple(own), span.num_shrinks)
+            frame, num_shrinks = None, span.num_shrinks
+            if isinstance(span.media, Frame) and self._image_rule is not None:
+                # A frame has a smaller budget than a picture however short its sample is.
+                frame, num_shrinks = span.media.number, num_shrinks - self._image_rule.frame_shrinks
+            place = (span.start, span.num_tokens, span.grid)
+            yield ShownImage(name, width, height, *place, tuple(own), num_shrinks, frame)
 
 
 def _share_loss(rows: Sequence[ShownRow]) -> tuple[ShownRow, ...]:

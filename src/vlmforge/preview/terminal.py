@@ -97,7 +97,8 @@ def describe_image(image: ShownImage, number: int) -> str:
     """A picture in a few words."""
     shrunk = f", made smaller {image.num_shrinks} times" if image.num_shrinks > 1 else ", made smaller once"
     size = f"{image.width} x {image.height} pixels{shrunk * bool(image.num_shrinks)}"
-    return f"image {number}: {size}, {describe_tiles(image)}{image.num_tokens} tokens"
+    frame = "" if image.frame is None else f", frame {image.frame} of a film"
+    return f"image {number}{frame}: {size}, {describe_tiles(image)}{image.num_tokens} tokens"
 
 
 def describe_tiles(image: ShownImage) -> str:
@@ -120,8 +121,12 @@ def describe_rest(view: StepView) -> Iterator[str]:
 
 
 def make_visible(text: str) -> str:
-    """The text with line ends, tabs and control characters visible."""
-    return text.translate(_VISIBLE)
+    """The text with line ends, tabs, control characters and all others that cannot be seen visible."""
+    if text.isprintable():
+        return text
+    # Marks that turn the direction of writing, or end a line, are no control characters, and cannot be seen either.
+    shown = text.translate(_VISIBLE)
+    return "".join(c if c == "\n" or c.isprintable() else f"\\u{ord(c):04x}" for c in shown)
 
 
 def list_runs(sample: ShownSample) -> Iterator[Run]:

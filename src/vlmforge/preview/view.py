@@ -27,7 +27,8 @@ class ShownImage:
         grid: frames, rows and columns of its tiles or patches.
         tiles: `[height, width, 3]` uint8 of each tile, made back from the tensor that the tower takes; empty where
             the sample's text is not shown.
-        num_shrinks: how often the budget of pictures was made smaller for it.
+        num_shrinks: how often the budget of pictures was made smaller for it because its sample was too long.
+        frame: which one of its film it is, counted from 0; None: it is a picture.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ShownImage:
     grid: tuple[int, int, int]
     tiles: tuple[npt.NDArray[np.uint8], ...]
     num_shrinks: int = 0
+    frame: int | None = None
 
     @property
     def is_tiled(self) -> bool:
