@@ -163,6 +163,8 @@ def test_films_are_trained_on(model: str, inside: Path) -> None:
     run = inside / "runs" / model
     names = {name for step in sample_ids(run) for name in step}
     assert names == {*(f"films#{k}" for k in range(4)), "talk#0", "talk#1"}
+    ledger = json.loads((run / "ledger.json").read_text())["sources"]
+    assert {counts["shrunk"] for counts in ledger.values()} == {0}, "a frame's own budget is no shrinking"
 
 
 def test_what_the_model_cannot_see_is_refused_before_the_run(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:

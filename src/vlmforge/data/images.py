@@ -126,11 +126,12 @@ class ImageRule(Protocol):
 
 
 class Measured(NamedTuple):
-    """A picture, what it becomes, and how often the rule was shrunk that says so."""
+    """A picture, what it becomes, and how often the rule was shrunk that says so, at least and in all."""
 
     media: Media | Frame
     layout: ImageLayout
     num_shrinks: int
+    least_shrinks: int = 0
 
 
 def expand_images(
@@ -155,7 +156,7 @@ def expand_images(
     new_labels: list[bool] = []
     spans: list[ImageSpan] = []
     at = 0
-    for media, layout, num_shrinks in pictures:
+    for media, layout, *shrinks in pictures:
         place = ids.index(placeholder_id, at)
         new_ids += ids[at:place]
         new_labels += is_label[at:place]
@@ -165,7 +166,7 @@ def expand_images(
             same = next((k for k, (a, b) in enumerate(zip(new_ids, joined, strict=False)) if a != b), len(new_ids))
             # What became another token is the picture's.
             new_ids, new_labels = joined, new_labels[:same] + [False] * (len(joined) - same)
-        spans.append(ImageSpan(len(new_ids), len(layout.ids), layout.grid, media, num_shrinks))
+        spans.append(ImageSpan(len(new_ids), len(layout.ids), layout.grid, media, *shrinks))
         new_ids += layout.ids
         new_labels += [False] * len(layout.ids)
         at = place + 1

@@ -72,7 +72,7 @@ def counts_of(sample: RenderedSample) -> SourceCounts:
         tokens=sample.num_tokens,
         label_tokens=sample.num_label_tokens,
         truncated=int(sample.was_truncated),
-        shrunk=int(any(span.num_shrinks for span in sample.images)),
+        shrunk=int(any(span.num_shrinks > span.least_shrinks for span in sample.images)),
     )
 
 

@@ -233,9 +233,10 @@ def measure_pictures(
     for one in media:
         assert not isinstance(one, Film), "a film that was not unrolled"
         width, height = one.read_size()
-        shrinks = max(num_shrinks, rule.frame_shrinks) if isinstance(one, Frame) else num_shrinks
+        least = rule.frame_shrinks if isinstance(one, Frame) else 0
+        shrinks = max(num_shrinks, least)
         try:
-            pictures.append(Measured(one, shrink(rule, shrinks).measure(width, height), shrinks))
+            pictures.append(Measured(one, shrink(rule, shrinks).measure(width, height), shrinks, least))
         except ValueError as error:
             raise place.error(
                 f"{one.name}: a picture of {width} x {height} pixels is not taken: {error}",

@@ -142,6 +142,7 @@ class ImageSpan:
         grid: what the model's rule says of its shape; see `ImageLayout`.
         media: where it is; a frame where it is a film's.
         num_shrinks: how often the rule's budget was made smaller for it; see `data.shrink_images`.
+        least_shrinks: how often it is for any of its kind, as for a frame, whatever the sample's length.
     """
 
     start: int
@@ -149,6 +150,7 @@ class ImageSpan:
     grid: tuple[int, int, int]
     media: Media | Frame
     num_shrinks: int = 0
+    least_shrinks: int = 0
 
     @property
     def stop(self) -> int:

@@ -183,10 +183,8 @@ class _RowReader:
         for span, own in zip(spans, tiles, strict=True):
             width, height = span.media.read_size()
             name = span.media.path or span.media.name
-            frame, num_shrinks = None, span.num_shrinks
-            if isinstance(span.media, Frame) and self._image_rule is not None:
-                # A frame has a smaller budget than a picture however short its sample is.
-                frame, num_shrinks = span.media.number, num_shrinks - self._image_rule.frame_shrinks
+            frame = span.media.number if isinstance(span.media, Frame) else None
+            num_shrinks = span.num_shrinks - span.least_shrinks
             place = (span.start, span.num_tokens, span.grid)
             yield ShownImage(name, width, height, *place, tuple(own), num_shrinks, frame)
 
