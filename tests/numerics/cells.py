@@ -1,9 +1,10 @@
 """What is trained on which mesh: every family, in full and with adapters, and on some meshes more.
 
-A cell is a family on a mesh, in full or with adapters. The suite trains each once, in full on packed rows and with
-adapters on ragged ones, because what is special to each lies elsewhere, and five steps only in full on few ranks,
-because CPU time is dear; `support_matrix.py` trains each on both kinds of rows, for five steps on every mesh. Of
-stitched models, whose towers and language models are compared one by one too, the suite trains a part only.
+A cell is a family on a mesh, in full or with adapters. `support_matrix.py` trains each on packed rows and on ragged
+ones, for five steps. So does the suite for most families on most meshes (`IN_FULL`). The others it trains once each, in
+full on packed rows and with adapters on ragged ones, because what is special to each lies elsewhere, and five steps
+only in full on few ranks, because CPU time is dear. Of stitched models, whose towers and language models are compared
+one by one too, the suite trains a part only.
 """
 
 from __future__ import annotations
@@ -29,7 +30,15 @@ PAIRED = tuple(
     for text in ("llama", "mistral", "qwen2")
     if (name := f"stitched-{tower}-{text}") not in STITCHED
 )
-NAMES = PLAIN + STITCHED + PAIRED
+# Language models that are seldom behind a tower: on one mesh that shards their weights, and one that cuts their layers.
+SELDOM = (
+    "stitched-internvit-seed_oss",
+    "stitched-radio-gemma",
+    "stitched-siglip-gemma3",
+    "stitched-clip-qwen3_moe",
+)
+NAMES = PLAIN + STITCHED + PAIRED + SELDOM
+OFTEN = PLAIN + STITCHED + PAIRED
 EXPERTS = ("qwen3_moe", "qwen3_vl_moe", "llama4")
 # Of each kind of layers one, where a mesh is a product of what is compared for all.
 FEW = ("qwen3", "qwen3_moe", "qwen3_vl", "stitched-radio-llama")
@@ -39,13 +48,13 @@ SINGLE = "single"
 MATRIX: Mapping[str, tuple[Axes, tuple[str, ...]]] = {
     SINGLE: (Axes(), NAMES),
     "dp_shard2": (Axes(dp_shard=2), NAMES),
-    "dp_replicate2": (Axes(dp_replicate=2), NAMES),
+    "dp_replicate2": (Axes(dp_replicate=2), OFTEN),
     "tp2": (Axes(tp=2), NAMES),
-    "cp2": (Axes(cp=2), NAMES),
+    "cp2": (Axes(cp=2), OFTEN),
     "ep2": (Axes(dp_shard=2, ep=2), EXPERTS),
-    "dp_replicate2-dp_shard2": (Axes(dp_replicate=2, dp_shard=2), NAMES),
-    "dp_shard2-tp2": (Axes(dp_shard=2, tp=2), NAMES),
-    "dp_shard2-cp2": (Axes(dp_shard=2, cp=2), NAMES),
+    "dp_replicate2-dp_shard2": (Axes(dp_replicate=2, dp_shard=2), OFTEN),
+    "dp_shard2-tp2": (Axes(dp_shard=2, tp=2), OFTEN),
+    "dp_shard2-cp2": (Axes(dp_shard=2, cp=2), OFTEN),
     "cp2-tp2": (Axes(cp=2, tp=2), FEW),
     "dp_shard2-tp2-ep4": (Axes(dp_shard=2, tp=2, ep=4), EXPERTS),
     "dp_replicate2-dp_shard2-ep2": (Axes(dp_replicate=2, dp_shard=2, ep=2), EXPERTS),
@@ -54,6 +63,24 @@ MATRIX: Mapping[str, tuple[Axes, tuple[str, ...]]] = {
 MESHES: Mapping[str, Axes] = {**{mesh: axes for mesh, (axes, _) in MATRIX.items()}, "cp4": Axes(cp=4)}
 WORLD_SIZES = (2, 4)
 
+# What the suite trains on both kinds of rows and for all five steps: families, and meshes.
+IN_FULL = (
+    frozenset(
+        {"llama", "mistral", "qwen3", "gemma3", "qwen3_moe", "llama4", "qwen2_5_vl", "qwen3_vl", "internvl"},
+    ),
+    frozenset(
+        {
+            "dp_shard2",
+            "dp_replicate2",
+            "tp2",
+            "cp2",
+            "ep2",
+            "dp_replicate2-dp_shard2",
+            "dp_shard2-tp2",
+            "dp_shard2-cp2",
+        }
+    ),
+)
 # What an update makes of the first gradient shows in the second step, what the next one makes of that in the third.
 FEW_STEPS = 3
 PACKED = Case(packing="best_fit", micro_batch_size=2)
@@ -68,26 +95,39 @@ def matrix_case(family: str, is_lora: bool, is_packed: bool, mesh: str) -> Case:
 
 
 def cell_case(family: str, is_lora: bool, mesh: str) -> Case:
-    """How the suite trains a cell."""
+    """How the suite trains a cell, or the case of it that the support matrix names."""
     case = matrix_case(family, is_lora, is_packed=not is_lora, mesh=mesh)
     is_short = is_lora or MESHES[mesh].world_size > 2
-    return replace(case, num_steps=FEW_STEPS) if is_short else case
+    return replace(case, num_steps=FEW_STEPS) if is_short and not _is_in_full(family, mesh) else case
+
+
+def _is_in_full(family: str, mesh: str) -> bool:
+    families, meshes = IN_FULL
+    return family in families and mesh in meshes
+
+
+def suite_cases(family: str, is_lora: bool, mesh: str) -> tuple[Case, ...]:
+    """All cases by which the suite trains a cell."""
+    if _is_in_full(family, mesh):
+        return tuple(matrix_case(family, is_lora, is_packed, mesh) for is_packed in (True, False))
+    return (cell_case(family, is_lora, mesh),)
 
 
 def is_in_suite(family: str, is_lora: bool, mesh: str) -> bool:
     """Of the stitched models a few are: all of them on dp_shard 2, on each other mesh another one."""
-    if family in PLAIN or (family in STITCHED and mesh == "dp_shard2"):
+    if family in PLAIN or (family in STITCHED + SELDOM and mesh == "dp_shard2"):
         return True
     turn = STITCHED[list(MATRIX).index(mesh) % len(STITCHED)]
     return family == turn and (not is_lora or mesh in ("tp2", "cp2"))
 
 
 CELLS = tuple(
-    (mesh, cell_case(family, is_lora, mesh))
+    (mesh, case)
     for mesh, (_, families) in MATRIX.items()
     for family in families
     for is_lora in (False, True)
     if is_in_suite(family, is_lora, mesh)
+    for case in suite_cases(family, is_lora, mesh)
 )
 
 # Every cut of the rows, and ranks and micro-batches that have nothing to train while others have.

@@ -41,10 +41,10 @@ command writes this page too. Families that see are trained on pictures, in thre
 
 The number of a cell is the largest difference of any parameter's gradient. It links to the test that trains the same
 cell on every change of the code; the tool tip has the test's name. A number without a link was measured for this page
-alone: of the stitched models, tests train four on dp_shard 2 and one of these on every other mesh. "refused":
+alone: of the stitched models, tests train eight on dp_shard 2 and one of four on every other mesh. "refused":
 `vlmforge validate` says why, and so does the last table. An empty cell is not measured: the mesh spreads experts, and
-the family has none, or it is a product of meshes that are measured one by one. [Parity](parity.md) does the same for a
-recipe and a mesh of yours.
+the family has none, it is a product of meshes that are measured one by one, or a language model that is seldom behind a
+tower. [Parity](parity.md) does the same for a recipe and a mesh of yours.
 """
 
 Cells = dict[str, Any]

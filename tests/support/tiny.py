@@ -118,6 +118,7 @@ ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 # To peft, all linear modules of a model with experts are the experts and the router too.
 TARGETS = {
     "qwen3_moe": ATTENTION,
+    "stitched-clip-qwen3_moe": [*ATTENTION, "out_proj", "fc1", "fc2", "linear_1", "linear_2"],
     "qwen3_vl_moe": [*ATTENTION, "qkv", "attn.proj", "linear_fc1", "linear_fc2"],
     "llama4": [*ATTENTION, "gate_proj", "up_proj", "down_proj"],
 }

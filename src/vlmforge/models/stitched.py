@@ -83,6 +83,8 @@ def _stitch(tower_type: str, text_type: str) -> Family:
         rope_by_layer_type=text.rope_by_layer_type,
         lean=text.lean,
         not_adapted=text.not_adapted,
+        fused=text.fused,
+        swapped=text.swapped,
         sharding={
             **below(TEXT_PATH, text.sharding),
             TOWER_PATH: "replicated",
