@@ -37,10 +37,15 @@ def iterate_windows(windows: WindowMaker, first: int, num_workers: int) -> Itera
     )
     with _tokenizers_stay_quiet():
         made = iter(loader)
-    for window in made:
-        if isinstance(window, WindowFailure):
-            raise DataError(window.problems)
-        yield window
+    try:
+        for window in made:
+            if isinstance(window, WindowFailure):
+                raise DataError(window.problems)
+            yield window
+    finally:
+        # Its workers end here, and not whenever what an error's traceback holds is collected: torch then waits for
+        # seconds for them.
+        del made
 
 
 class _WindowDataset(Dataset[Window | WindowFailure]):
