@@ -1,10 +1,10 @@
-"""Questions about pictures that are drawn on the spot: bar charts, and lines of text in several fonts.
+"""Questions about pictures that are drawn on the spot: bar charts, and lines of large letters in several fonts.
 
-    python scripts/draw_questions.py                     # 24,000 rows into assets/drawn, a minute
+    python scripts/draw_questions.py                     # 20,000 rows into assets/drawn, half a minute
 
 writes train.jsonl and validation.jsonl in format `messages`, and a picture for each row. Rows depend on their number
-alone. What is held out is decided by a word's letters, and by the heights and names of a chart's bars: no training row
-shows the same word or the same bars.
+alone. What is held out is decided by a word's letters, and by the heights and colours of a chart's bars: no training
+row shows the same word or the same bars.
 """
 
 from __future__ import annotations
@@ -18,75 +18,76 @@ from random import Random
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-NUM_ROWS, NUM_HELD_OUT = 24_000, 400
+NUM_ROWS, NUM_HELD_OUT = 20_000, 400
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono")
 FOLDER = Path(matplotlib.get_data_path()) / "fonts/ttf"
-LABELS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-COLOURS = ("#3366cc", "#dc3912", "#ff9900", "#109618", "#990099", "#0099c6", "#dd4477", "#66aa00")
-HIGHEST = 9
+COLOURS = {"red": "#dc3912", "blue": "#3366cc", "green": "#109618", "orange": "#ff9900", "purple": "#990099"}
+HIGHEST, NUM_BARS = 9, 3
 # One word, and one set of bars, in so many is held out.
 HELD_OUT_STRIDE = 10
 CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
+# Pixels: a chart's sides, a bar with its margins, where bars end; a letter with its margins, and its size.
+SIDE, BAR, TOP, BOTTOM = 64, 16, 4, 58
+LETTER, SIZES, NUMBER_SIZE = 32, (28, 29, 30), 8
 
 Question = tuple[Image.Image, str, str]
 
 
-def choose_bars(draw: Random, is_held_out: bool) -> tuple[list[int], tuple[str, ...]]:
-    """Heights of three to five bars, all different, and their names: months that follow each other."""
+def choose_bars(draw: Random, is_held_out: bool) -> tuple[list[int], list[str]]:
+    """Heights and colours of the bars, all different."""
     while True:
-        count = draw.randint(3, 5)
-        values = draw.sample(range(1, HIGHEST + 1), count)
-        first = draw.randrange(len(LABELS) - count + 1)
-        mark = first + sum(place * value for place, value in enumerate(values, start=1))
+        values = draw.sample(range(1, HIGHEST + 1), NUM_BARS)
+        places = draw.sample(range(len(COLOURS)), NUM_BARS)
+        mark = sum(
+            k * (value + 3 * place) for k, (value, place) in enumerate(zip(values, places, strict=True), start=1)
+        )
         if (mark % HELD_OUT_STRIDE == 0) == is_held_out:
-            return values, LABELS[first : first + count]
+            return values, [list(COLOURS)[place] for place in places]
 
 
 def draw_chart(draw: Random, is_held_out: bool) -> Question:
     """A bar chart on an axis with numbers."""
-    values, labels = choose_bars(draw, is_held_out)
-    count = len(values)
-    width, height, left, bottom = 128, 128, 16, 112
-    picture = Image.new("RGB", (width, height), "white")
-    pen, font = ImageDraw.Draw(picture), ImageFont.truetype(FOLDER / "DejaVuSans.ttf", 10)
-    unit = (bottom - 8) / HIGHEST
+    values, names = choose_bars(draw, is_held_out)
+    picture = Image.new("RGB", (SIDE, SIDE), "white")
+    pen, numbers = ImageDraw.Draw(picture), ImageFont.truetype(FOLDER / "DejaVuSans.ttf", NUMBER_SIZE)
+    unit = (BOTTOM - TOP) / HIGHEST
     for value in range(0, HIGHEST + 1, 3):
-        y = bottom - round(value * unit)
-        pen.line((left, y, width - 2, y), fill="#bbbbbb")
-        pen.text((left - 3, y), str(value), fill="black", font=font, anchor="rm")
-    colour, step = draw.choice(COLOURS), (width - left - 4) / count
-    for k, (label, value) in enumerate(zip(labels, values, strict=True)):
-        x = left + 2 + k * step
-        pen.rectangle((x + step * 0.15, bottom - value * unit, x + step * 0.85, bottom), fill=colour)
-        pen.text((x + step / 2, bottom + 8), label, fill="black", font=font, anchor="mm")
-    chosen = draw.randrange(count)
-    question, answer = draw.choice(
-        (
-            (f"How high is the bar {labels[chosen]}?", str(values[chosen])),
-            ("Which bar is the highest?", labels[values.index(max(values))]),
-            ("Which bar is the lowest?", labels[values.index(min(values))]),
-            ("How many bars are there?", str(count)),
-        )
-    )
-    return picture, question, answer
+        y = BOTTOM - round(value * unit)
+        pen.line((BAR, y, SIDE, y), fill="#bbbbbb")
+        pen.text((BAR - 4, y), str(value), fill="black", font=numbers, anchor="rm")
+    for k, (name, value) in enumerate(zip(names, values, strict=True), start=1):
+        pen.rectangle((BAR * k + 1, BOTTOM - value * unit, BAR * (k + 1) - 2, BOTTOM), fill=COLOURS[name])
+    return picture, *ask(draw, values, names)
+
+
+def ask(draw: Random, values: list[int], names: list[str]) -> tuple[str, str]:
+    """A question about a chart, and its answer."""
+    kind, chosen = draw.choice(("height", "highest", "lowest")), draw.randrange(len(names))
+    if kind == "height":
+        return f"How high is the {names[chosen]} bar?", str(values[chosen])
+    return f"Which bar is the {kind}?", names[values.index(max(values) if kind == "highest" else min(values))]
 
 
 def make_word(draw: Random, is_held_out: bool) -> str:
-    """A word of two or three syllables that no language has."""
+    """A syllable of three letters, that need be of no language."""
     while True:
-        word = "".join(draw.choice(CONSONANTS) + draw.choice(VOWELS) for _ in range(draw.randint(2, 3)))
-        if (sum(map(ord, word)) % HELD_OUT_STRIDE == 0) == is_held_out:
+        word = draw.choice(CONSONANTS) + draw.choice(VOWELS) + draw.choice(CONSONANTS)
+        mark = sum(place * ord(letter) for place, letter in enumerate(word, start=1))
+        if (mark % HELD_OUT_STRIDE == 0) == is_held_out:
             return word
 
 
 def draw_line(draw: Random, is_held_out: bool) -> Question:
-    """A word, dark on light, in one of four fonts and of several sizes."""
+    """A word, dark on light, in one of four fonts and three sizes, its letters at the same distance."""
     word = make_word(draw, is_held_out)
-    font = ImageFont.truetype(FOLDER / f"{draw.choice(FONTS)}.ttf", draw.randint(20, 22))
-    picture = Image.new("RGB", (128, 32), draw.choice(("white", "#fdf6e3", "#eef3f7", "#f5f5f5")))
-    place = 4 + draw.randrange(8), 16 + draw.randint(-2, 2)
-    ink = draw.choice(("black", "#333333", "#102a43", "#5b1a1a"))
-    ImageDraw.Draw(picture).text(place, word, fill=ink, font=font, anchor="lm")
+    font = ImageFont.truetype(FOLDER / f"{draw.choice(FONTS)}.ttf", draw.choice(SIZES))
+    ground = draw.choice(("white", "#fdf6e3", "#eef3f7", "#f5f5f5"))
+    picture = Image.new("RGB", (LETTER * len(word), LETTER), ground)
+    pen, ink = ImageDraw.Draw(picture), draw.choice(("black", "#333333", "#102a43", "#5b1a1a"))
+    right, down = draw.randint(-2, 2), draw.randint(-1, 1)
+    for k, letter in enumerate(word):
+        place = LETTER * k + LETTER // 2 + right, LETTER * 3 // 4 + down
+        pen.text(place, letter, fill=ink, font=font, anchor="ms")
     return picture, "Read the line.", word
 
 

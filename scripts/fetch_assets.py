@@ -40,7 +40,7 @@ from typing import Any
 from chitchat import parse_conversations
 from openmoji import Captioned, choose_captions, draw_pictures, read_index, split_captions, write_csv, write_messages
 from registries import DebianFolder, DebianPackage, FetchError, NpmPackage, Package, Wheel, hash_file, say
-from stamps import QUESTION, draw_stamps, read_stamps
+from stamps import QUESTION, draw_stamps, hash_stamps, read_stamps
 from wordnet import find_licence, parse_senses, split_senses
 
 from vlmforge.data.gsm8k_parquet import write_parquet
@@ -71,6 +71,7 @@ OPENMOJI_PIXELS = 96
 # Those that are words about a thing.
 OPENMOJI_CAPTIONS, OPENMOJI_HELD_OUT = 1644, 150
 STAMPS, STAMPS_HELD_OUT, STAMP_PIXELS = 785, 50, 128
+STAMPS_SHA256 = "bd462af36913f78d0658f7f941cdac1146f9266e53686fa882e926d468a24c3e"
 WORDNET_SENSES = 117_659  # the number of synsets that WordNet 3.0 itself states (wnstats(7WN))
 WORDNET_HELD_OUT = 2000
 WORDNET_SHA256 = {
@@ -316,6 +317,7 @@ def build_tuxpaint(stamps_path: Path, folder: Path) -> None:
     """Copy every stamp that has a sentence, smaller."""
     stamps = read_stamps(stamps_path)
     expect("the number of stamps", len(stamps), STAMPS, stamps_path)
+    expect("the sha256 over all stamps", hash_stamps(stamps), STAMPS_SHA256, stamps_path)
     draw_stamps(stamps, folder, STAMP_PIXELS)
     write_captions(stamps, STAMPS_HELD_OUT, folder, QUESTION)
 

@@ -6,6 +6,7 @@ are left out: some have no size. `fetch_assets.py` writes the files.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,14 @@ def read_stamps(folder: Path) -> list[Stamp]:
             name = "-".join(note.relative_to(folder).with_suffix("").parts)
             stamps.append(Stamp(name, source, lines[0].strip()))
     return stamps
+
+
+def hash_stamps(stamps: Sequence[Stamp]) -> str:
+    """The sha256 over names, sentences and pictures, as they lie in the package."""
+    digest = hashlib.sha256()
+    for stamp in stamps:
+        digest.update(f"{stamp.name}\n{stamp.text}\n{hashlib.sha256(stamp.source.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def draw_stamps(stamps: Sequence[Stamp], folder: Path, size: int) -> None:

@@ -23,6 +23,7 @@ from vlmforge.models.tokenizer import build_tokenizer
 NAMES = (
     "qwen2_5_vl",
     "qwen3_vl",
+    "qwen3_vl_moe",
     "stitched-internvit-qwen2",
     "stitched-radio-llama",
     "stitched-siglip-qwen3",

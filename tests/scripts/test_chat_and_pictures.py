@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from chitchat import parse_conversations
 from openmoji import Caption, choose_captions, draw_pictures, read_index, split_captions, write_csv, write_messages
 from PIL import Image
-from stamps import QUESTION, draw_stamps, read_stamps
+from stamps import QUESTION, draw_stamps, hash_stamps, read_stamps
 
 
 def turn(sender, *texts):
@@ -69,6 +69,9 @@ def test_stamps_are_read_drawn_and_asked_about(tmp_path):
     (animals / "yak.txt").write_text("de.utf8=Ein Yak.\n")
     stamps = read_stamps(tmp_path / "stamps")
     assert [(stamp.name, stamp.text) for stamp in stamps] == [("animals-cow", "A cow."), ("animals-hen", "A hen.")]
+    before = hash_stamps(stamps)
+    (animals / "cow.png").write_bytes((animals / "cow.png").read_bytes() + b"0")
+    assert hash_stamps(stamps) != before
     draw_stamps(stamps, tmp_path, 128)
     assert [Image.open(tmp_path / stamp.file_name).size for stamp in stamps] == [(128, 64), (20, 40)]
     row = json.loads(write_messages(stamps, QUESTION).splitlines()[0])

@@ -11,6 +11,8 @@ on where samples end.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -40,6 +42,65 @@ def attend_on_cpu(
         `[1, T, H, D]`.
     """
     return _attend(query, key, value, borders, scaling, window)[0]
+
+
+@dataclass(frozen=True)
+class _Together:
+    """Samples of similar lengths as rows of one tensor, each filled up with its own last token.
+
+    Causal attention of what counts sees none of these copies; they are made one gather a tensor, where a copy for each
+    sample would cost more than the products.
+
+    Attributes:
+        shape: samples and tokens of the longest one.
+        taken: `[samples * longest]`, which token of the row stands at each place.
+        places: `[tokens]`, where the samples' own tokens stand among them.
+        tokens: `[tokens]`, which those are.
+        copies: where the others stand.
+    """
+
+    shape: tuple[int, int]
+    taken: Tensor
+    places: Tensor
+    tokens: Tensor
+    copies: Tensor
+
+    def gather(self, heads: Tensor) -> Tensor:
+        """`[samples, H, longest, D]` of `[1, H, T, D]`."""
+        return heads[0].transpose(0, 1).index_select(0, self.taken).unflatten(0, self.shape).transpose(1, 2)
+
+    def scatter(self, target: Tensor, heads: Tensor) -> None:
+        """Write `[samples, H, longest, D]` into `[1, H, T, D]`, without the copies."""
+        own = heads.transpose(1, 2).flatten(0, 1).index_select(0, self.places)
+        target[0].transpose(0, 1).index_copy_(0, self.tokens, own)
+
+
+def _put_together(borders: Tensor) -> list[_Together]:
+    """All samples, those of similar lengths together, the longest of each group first.
+
+    A call for one sample gives 9 heads to 2 cores, and costs as much before its first product as 60 tokens.
+    """
+    samples = sorted(pairwise(borders.tolist()), key=lambda sample: sample[0] - sample[1])
+    groups: list[list[tuple[int, int]]] = []
+    for start, end in samples:
+        first = groups[-1][0] if groups else (0, 0)
+        if groups and end - start >= SIMILAR * (first[1] - first[0]):
+            groups[-1].append((start, end))
+        elif end > start:
+            groups.append([(start, end)])
+    return [_index(group) for group in groups]
+
+
+def _index(samples: Sequence[tuple[int, int]]) -> _Together:
+    """Of samples by their borders, the longest first."""
+    longest = samples[0][1] - samples[0][0]
+    starts, ends = torch.tensor(samples).unbind(1)
+    place = torch.arange(longest)
+    wanted = starts[:, None] + place
+    is_own = (wanted < ends[:, None]).flatten()
+    taken = wanted.minimum(ends[:, None] - 1).flatten()
+    places = is_own.nonzero()[:, 0]
+    return _Together((len(samples), longest), taken, places, taken[places], (~is_own).nonzero()[:, 0])
 
 
 @torch.library.custom_op("vlmforge::cpu_attention", mutates_args=())
@@ -83,14 +144,16 @@ def _attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, in their type and their layout."""
     grads = [torch.empty_like(tensor) for tensor in (query, key, value)]
-    read = (grad.transpose(1, 2), query, key, value, out.transpose(1, 2), log_sums.unsqueeze(-1))
-    for samples in _group(list(_samples(borders, *read, *grads))):
-        *inputs, sums = (_stack(parts) for parts in list(zip(*samples, strict=True))[: len(read)])
-        mask = _mask(inputs[0], window)
-        results = _backward(*inputs, sums.squeeze(-1), 0.0, **mask, scale=scaling)
-        for row, (*_, dq, dk, dv) in enumerate(samples):
-            for target, result in zip((dq, dk, dv), results, strict=True):
-                target.copy_(result[row : row + 1, :, : target.shape[2]])
+    read = (query, key, value, out.transpose(1, 2))
+    for samples in _put_together(borders):
+        inputs = [samples.gather(tensor).float() for tensor in read]
+        # Nothing comes back through the copies.
+        own = samples.gather(grad.transpose(1, 2)).float()
+        own.transpose(1, 2).flatten(0, 1).index_fill_(0, samples.copies, 0.0)
+        sums = samples.gather(log_sums.unsqueeze(-1))[..., 0]
+        results = _backward(own, *inputs, sums, 0.0, **_mask(own, window), scale=scaling)
+        for target, result in zip(grads, results, strict=True):
+            samples.scatter(target, result.to(target.dtype))
     return grads[0], grads[1], grads[2]
 
 
@@ -99,33 +162,6 @@ def _(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, scaling: float = 0.0, window: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-
-
-def _group(samples: Sequence[tuple[Tensor, ...]]) -> list[list[tuple[Tensor, ...]]]:
-    """Samples that go through the kernel together, the longest of each group first.
-
-    A call for one sample gives 9 heads to 2 cores, and costs as much before its first product as 60 tokens.
-    """
-    groups: list[list[tuple[Tensor, ...]]] = []
-    for sample in sorted(samples, key=lambda parts: -parts[0].shape[2]):
-        if groups and sample[0].shape[2] >= SIMILAR * groups[-1][0][0].shape[2]:
-            groups[-1].append(sample)
-        else:
-            groups.append([sample])
-    return groups
-
-
-def _stack(parts: Sequence[Tensor]) -> Tensor:
-    """`[N, H, L, D]` fp32 of `[1, H, l, D]` each, the longest first, with zeros after each.
-
-    Causal attention of what counts sees none of them, and their gradients, which are zeros too, add nothing.
-    """
-    _, num_heads, length, size = parts[0].shape
-    stacked = parts[0].new_empty((len(parts), num_heads, length, size), dtype=torch.float32)
-    for row, part in enumerate(parts):
-        stacked[row, :, : part.shape[2]] = part[0]
-        stacked[row, :, part.shape[2] :] = 0.0
-    return stacked
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
