@@ -3,7 +3,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlmforge.data.blend import SampleOrder, SourceShare, count_samples, permute
@@ -18,6 +18,7 @@ def order_of(*sizes, weights=None, seed=0, is_shuffled=True):
     return SampleOrder(shares, seed, is_shuffled)
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 700), st.text(max_size=5))
 def test_permute_is_a_permutation_of_any_size(size, key):
     assert sorted(permute(position, size, key) for position in range(size)) == list(range(size))
@@ -60,6 +61,7 @@ def test_file_order_reads_one_source_after_the_other_in_every_epoch():
     assert [order(n) for n in range(7)] == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (0, 0), (0, 1)]
 
 
+@settings(max_examples=50)
 @given(st.lists(weights, min_size=1, max_size=4), st.integers(1, 400))
 def test_up_to_four_sources_are_never_off_their_share_by_a_sample(weights, n):
     order = order_of(*[50] * len(weights), weights=weights)
@@ -68,6 +70,7 @@ def test_up_to_four_sources_are_never_off_their_share_by_a_sample(weights, n):
     assert all(abs(counts[k] - n * Fraction(str(w)) / total) < 1 for k, w in enumerate(weights))
 
 
+@settings(max_examples=50)
 @given(st.lists(weights, min_size=5, max_size=16), st.integers(1, 300))
 def test_many_sources_are_never_off_their_share_by_two(weights, n):
     order = order_of(*[50] * len(weights), weights=weights)
