@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from vlmforge.config.decode import decode
+from vlmforge.config.foreign import FOREIGN
 from vlmforge.config.keys import walk_keys
 from vlmforge.config.origins import Origins
 from vlmforge.config.schema import GROUPS, SECTIONS, Config
@@ -60,6 +61,13 @@ def test_a_row_names_keys_of_ours_or_says_that_there_are_none(title: str, row: l
                 holder = holder.setdefault(inner, {})
             holder[name] = yaml.safe_load(value)
     assert not decode(values, Origins("migration.md")).problems
+
+
+@pytest.mark.parametrize(("theirs", "ours"), FOREIGN.items())
+def test_whoever_types_a_key_of_theirs_is_told_what_the_page_says(theirs: str, ours: str) -> None:
+    rows = [row for _, row in ROWS if theirs in {name.split(".")[-1] for name in keys_in(row[0])}]
+    assert rows
+    assert any(ours in keys_in(row[1]) for row in rows)
 
 
 def test_the_prose_names_keys_that_exist() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 EXIT_OK = 0
 EXIT_BUG = 1
@@ -88,6 +89,14 @@ class MemoryShortage(TrainingError):
 def nearest(word: str, choices: Iterable[str], limit: int = 3) -> list[str]:
     """The choices most like `word`, best first; empty when nothing is near."""
     return difflib.get_close_matches(word, list(choices), n=limit, cutoff=0.6)
+
+
+def nearest_folder(path: str) -> Path | None:
+    """A folder that may have been meant by one that is not there: its name is alike, or begins so."""
+    parent, name = Path(path).parent, Path(path).name
+    names = sorted(entry.name for entry in parent.iterdir() if entry.is_dir()) if parent.is_dir() else []
+    near = [*nearest(name, names), *(longer for longer in names if name and longer.startswith(name))]
+    return parent / near[0] if near else None
 
 
 def one_of(choices: Sequence[str]) -> str:

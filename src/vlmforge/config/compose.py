@@ -42,7 +42,7 @@ from vlmforge.config.layers import (
     named_groups,
 )
 from vlmforge.config.origins import Origins
-from vlmforge.config.overrides import Choice, Setting, apply_settings, command_line, quoted
+from vlmforge.config.overrides import Choice, Setting, apply_settings, command_line, find_unknown_resets, quoted
 from vlmforge.config.plain import is_list, is_plain, is_section, merge
 from vlmforge.config.pretrained import Stated, drop_stated_shape
 from vlmforge.config.recipes import (
@@ -99,7 +99,7 @@ def compose(recipe: str, overrides: Sequence[str], families: Mapping[str, Family
     """
     found = locate_recipe(recipe)
     choices, settings, problems = parse_overrides(overrides)
-    problems += list(check_choices(found, choices))
+    problems += [*check_choices(found, choices), *find_unknown_resets(settings)]
     choices = [choice for choice in choices if has_option(found, choice)]
     try:
         return _compose_files(found, choices, settings, problems, families)

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any, Literal, Union, cast, get_args, get_origin
 
 from vlmforge.config.encode import assignment, scalar_text
+from vlmforge.config.foreign import FOREIGN
 from vlmforge.config.keys import KeyInfo, KeySpec, keys_of, section_of, walk_keys
 from vlmforge.config.origins import Origins
 from vlmforge.config.plain import is_list, is_section, items_of
@@ -106,7 +107,9 @@ class _Decoder:
         path = f"{prefix}.{name}" if prefix else name
         elsewhere = [known for known in _homes().get(name, ()) if known != path]
         near = [f"{prefix}.{match}" if prefix else match for match in nearest(name, keys_of(schema))]
-        if elsewhere:
+        if name in FOREIGN and not elsewhere:
+            fix = f"{name} is {FOREIGN[name]} here (docs/migration.md has all such keys)"
+        elif elsewhere:
             fix = f"{name} lives at {one_of(elsewhere)}"
         elif near:
             fix = f"use {one_of(near)}"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from vlmforge.config.keys import walk_keys
 from vlmforge.config.origins import Origins
 from vlmforge.config.plain import is_list, is_section
-from vlmforge.errors import Problem
+from vlmforge.config.schema import Config
+from vlmforge.errors import Problem, nearest, one_of
 
 COMMAND_LINE = "command line: "
 
@@ -53,6 +56,22 @@ def apply_settings(settings: list[Setting], values: dict[str, Any], origins: Ori
         elif holder is not None:
             _write(holder, setting, origins)
     return problems
+
+
+def find_unknown_resets(settings: list[Setting]) -> Iterator[Problem]:
+    """`~key` of keys that do not exist: there is nothing to take away, so that no decoder would see them."""
+    known = [spec.path for spec in walk_keys(Config)]
+    for setting in settings:
+        path = ".".join("N" if part.isdigit() else part for part in setting.path.split("."))
+        if not setting.is_reset or any(_is_in(path, key) or _is_in(key, path) for key in known):
+            continue
+        near = nearest(path, known)
+        fix = f"use {one_of([f'~{key}' for key in near])}" if near else "remove it; docs/config-keys.md lists all keys"
+        yield Problem(f"~{setting.path}: there is no such key", command_line(setting.text), fix)
+
+
+def _is_in(path: str, section: str) -> bool:
+    return path == section or path.startswith(f"{section}.")
 
 
 def _find_holder(values: dict[str, Any], setting: Setting) -> dict[str, Any] | list[Any] | Problem | None:

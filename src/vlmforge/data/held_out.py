@@ -26,6 +26,7 @@ class ValidationLoader:
     Attributes:
         ledger: what became of the samples so far, the same on every rank; `lost` ones are counted as used.
         lost: samples of this rank whose pictures could not be decoded, which are left out.
+        num_samples: of all ranks, those that are left out counted too.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class ValidationLoader:
         self.ledger = Ledger()
         self.lost: list[LostSample] = []
         self._windows = build_validation_windows(config, tokenizer, image_rule)
+        self.num_samples = self._windows.samples_per_epoch
         self._ranks = data_rank, num_data_ranks
         self._image_rule = image_rule
         self._max_tokens = config.stage.max_tokens_per_micro_batch

@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from vlmforge.errors import CheckpointError, Problem
+from vlmforge.errors import CheckpointError, Problem, nearest_folder
 
 SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 
@@ -111,13 +111,20 @@ def _explain_not_found(name: str, where: str) -> tuple[str, str, str]:
         return (
             f"{name} is no folder here, and no public model of the hub; without a token private ones look the same",
             where,
-            f"check the spelling at {constants.ENDPOINT}/{name}; if it is private, {LOG_IN}",
+            f"{_meant(name)}check the spelling at {constants.ENDPOINT}/{name}; if it is private, {LOG_IN}",
         )
     return (
         f"{name} is no folder here, and no model of the hub that your token may read",
         where,
-        f"check the spelling at {constants.ENDPOINT}/{name}; if it is private, {LOG_IN} with a token that may read it",
+        f"{_meant(name)}check the spelling at {constants.ENDPOINT}/{name}; if it is private, {LOG_IN} with a token "
+        "that may read it",
     )
+
+
+def _meant(name: str) -> str:
+    """A path that is mistyped looks like a hub id."""
+    near = nearest_folder(name)
+    return f"if {near}, a folder that is here, was meant: that name; else " if near else ""
 
 
 def _explain_disk(name: str, key: str, error: OSError) -> tuple[str, str, str]:
@@ -141,9 +148,8 @@ def _explain_unreachable(name: str, revision: str | None, key: str, error: Excep
     where = f"{key} = {name}"
     cause = error.__cause__ if error.__cause__ is not None else error
     at = f" --revision {revision}" if revision else ""
-    elsewhere = (
-        f"where there is a network: `hf download {name}{at} --local-dir FOLDER`; bring FOLDER here and set {key}=FOLDER"
-    )
+    download = f"`hf download {name}{at} --local-dir FOLDER`"
+    elsewhere = f"{_meant(name)}where there is a network: {download}; bring FOLDER here and set {key}=FOLDER"
     if constants.HF_HUB_OFFLINE or isinstance(cause, OfflineModeIsEnabled):
         return (
             f"{name} is no folder and is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to "

@@ -20,6 +20,8 @@ from rich.progress import Progress as RichProgress
 ETA_STEPS = 20
 # Phases that took less than this many seconds get no closing line.
 SHORT_PHASE_SECONDS = 1.0
+# How often a long phase says where it is, where there is no bar.
+TOLD_EVERY_SECONDS = 20.0
 
 
 class Progress:
@@ -121,13 +123,27 @@ class Progress:
                 self._is_enabled = False
 
     @contextmanager
-    def status(self, text: str) -> Iterator[None]:
-        """Say what takes so long (loading, saving, measuring) while the block runs, and how long it took."""
+    def status(self, text: str) -> Iterator[Callable[[int, int], None]]:
+        """Say what takes so long (loading, saving, measuring) while the block runs, and how long it took.
+
+        The block is given a function to call with how much is done, and of how much.
+        """
         start = self._clock()
+        last_told = start
         before = self._describe(text)
         if self._bar is None:
             self.message(f"{text} ...")
-        yield
+
+        def tell(done: int, total: int) -> None:
+            nonlocal last_told
+            self._describe(f"{text} {done}/{total}")
+            now = self._clock()
+            if self._bar is None and now - last_told >= TOLD_EVERY_SECONDS and done:
+                last_told = now
+                left = format_duration((now - start) / done * (total - done))
+                self.message(f"  {done} of {total}, eta {left}")
+
+        yield tell
         seconds = self._clock() - start
         self._describe(before)
         if seconds >= SHORT_PHASE_SECONDS:

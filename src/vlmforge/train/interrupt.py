@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a wish to stop after the current step."""
+"""SIGTERM and SIGINT as a wish to stop after the current step, or in the middle of what is only measured."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from contextlib import contextmanager
 from types import FrameType
 
 from vlmforge.parallel.notes import note_asked, note_running
+
+
+class Stopped(Exception):
+    """Validating or scoring was given up, on every rank, because somebody asked the run to stop."""
 
 
 class StopWish:

@@ -31,7 +31,7 @@ from vlmforge.observe.progress import Progress
 from vlmforge.parallel.mesh import World, open_world
 from vlmforge.parallel.reduce import any_rank
 from vlmforge.parallel.watch import at_step, doing
-from vlmforge.train.interrupt import StopWish, watch_signals
+from vlmforge.train.interrupt import Stopped, watch_signals
 from vlmforge.train.lost import settle_lost
 from vlmforge.train.optimizer import learning_rates
 from vlmforge.train.outcome import export, finish, measure_before, save, validate
@@ -63,13 +63,21 @@ def train(config: Config, sizes: BatchSizes) -> int:
         lengths = read_lengths(run) or measure_train_lengths(config, tokenizer, image_rule)
         total_steps = _count_steps(config, tokenizer, image_rule, world, lengths)
         if config.checkpointing.resume == "auto" and completed_steps(run) == total_steps:
-            _say(world, f"already complete: {run.path} has its {total_steps} steps; run.name=... starts a new run")
+            done = (
+                f"already complete: {run.path} has its {total_steps} steps, whatever the mesh; nothing is trained now"
+            )
+            _say(world, f"{done}; run.name=NAME starts a new run")
             return EXIT_OK
         with Progress(total_steps, every_steps=config.logging.every_steps, enabled=world.is_main) as progress:
             with tell_shortage(config, world, "load", "loading the model"), doing("loading", waits=False):
-                session = open_session(config, sizes, world, run, tokenizer, image_rule, total_steps, progress, lengths)
+                session = open_session(
+                    config, sizes, world, run, tokenizer, image_rule, total_steps, progress, lengths, wish
+                )
             with open_records(session, progress) as records:
-                return _run(session, records, wish)
+                try:
+                    return _run(session, records)
+                except Stopped:
+                    return _stop(session, records, is_interrupted=True)
 
 
 def _join(config: Config, sizes: BatchSizes) -> AbstractContextManager[World]:
@@ -77,13 +85,13 @@ def _join(config: Config, sizes: BatchSizes) -> AbstractContextManager[World]:
     return open_world(sizes.axes, launch.device, launch.timeout_seconds, launch.preflight_seconds)
 
 
-def _run(session: Session, records: Records, wish: StopWish) -> int:
+def _run(session: Session, records: Records) -> int:
     with tell_shortage(session.config, session.world, "score", "measuring before the first step"):
         measure_before(session, records)
     step_batches = iter(session.loader)
     while session.state.step < session.total_steps:
         stop_after = session.config.run.stop_after_steps
-        is_interrupted = any_rank(wish.is_set, session.world.device)
+        is_interrupted = any_rank(session.wish.is_set, session.world.device)
         if is_interrupted or (stop_after is not None and session.state.step >= stop_after):
             return _stop(session, records, is_interrupted)
         _one_step(session, records, step_batches)
@@ -126,7 +134,12 @@ def _one_step(session: Session, records: Records, step_batches: Iterator[StepBat
     is_last = step == session.total_steps
     if is_last or _is_due(step, config.evaluate.every_steps):
         with tell_shortage(config, session.world, "score", f"validating after step {step}"):
-            line |= validate(session, records)
+            try:
+                line |= validate(session, records)
+            except Stopped:
+                records.progress.message(f"step {step} is not validated: the run was told to stop")
+                records.write_step(line, batch)
+                raise
     records.write_step(line, batch)
     # After the record, which says what is wrong with each bad sample.
     session.ledger.check_bad_ratio(config.data.max_bad_ratio, session.loader.samples_per_epoch)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from vlmforge.checkpoint.store import prune
+from vlmforge.data.collate import Batch
 from vlmforge.data.held_out import ValidationLoader, validation_samples
 from vlmforge.data.ledger import Ledger
 from vlmforge.data.media import Media
@@ -19,7 +21,9 @@ from vlmforge.observe.files import write_json
 from vlmforge.observe.metrics import read_metrics
 from vlmforge.observe.plot import collect_points, save_loss_curve
 from vlmforge.parallel.mesh import barrier
+from vlmforge.parallel.reduce import any_rank
 from vlmforge.parallel.watch import doing
+from vlmforge.train.interrupt import Stopped
 from vlmforge.train.lost import settle_lost
 from vlmforge.train.run_folder import mark_complete
 from vlmforge.train.scoring import score_tasks
@@ -40,8 +44,8 @@ def validate(session: Session, records: Records) -> dict[str, float]:
     if not config.data.validation:
         return {}
     loader = ValidationLoader(config, session.tokenizer, world.data_rank, world.num_data_ranks, session.image_rule)
-    with records.progress.status("validating"):
-        loss = validation_loss(session.state.root, loader, world)
+    with records.progress.status("validating") as tell:
+        loss = validation_loss(session.state.root, _watch(loader, session, tell), world)
         if session.image_rule is not None:
             settle_lost(loader.ledger, loader.lost, world)
     _record_held_out(session, records, loader.ledger)
@@ -51,6 +55,21 @@ def validate(session: Session, records: Records) -> dict[str, float]:
         raise DataError(_nothing_held_out())
     session.validation_loss = loss
     return {"validation_loss": loss}
+
+
+def _watch(loader: ValidationLoader, session: Session, tell: Callable[[int, int], None]) -> Iterator[Batch]:
+    """The batches, until the run is told to stop; says how many of the samples are done.
+
+    Raises:
+        Stopped: on every rank.
+    """
+    num_done, world = 0, session.world
+    for batch in loader:
+        if any_rank(session.wish.is_set, world.device):
+            raise Stopped
+        yield batch
+        num_done += len(batch.sample_ids) * world.num_data_ranks
+        tell(min(num_done, loader.num_samples), loader.num_samples)
 
 
 def _nothing_held_out() -> Problem:
@@ -130,7 +149,7 @@ def _score(session: Session, records: Records, folder: str) -> dict[str, Any]:
         return {}
     samples = validation_samples(config, config.evaluate.limit)
     with records.progress.status(f"scoring {', '.join(config.evaluate.tasks)} on {len(samples)} held-out samples"):
-        scores = score_tasks(config, folder, samples, session.world, records.progress)
+        scores = score_tasks(config, folder, samples, session.world, records.progress, session.wish)
     for name, result in scores.items():
         low, high = result["interval_95"]
         records.progress.message(

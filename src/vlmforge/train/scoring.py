@@ -13,10 +13,11 @@ from vlmforge.evaluate.score import answer_samples, score
 from vlmforge.generate.load import find_checkpoint, load_checkpoint
 from vlmforge.observe.progress import Progress
 from vlmforge.parallel.mesh import World, gather_objects
+from vlmforge.train.interrupt import Stopped, StopWish
 
 
 def score_tasks(
-    config: Config, folder: str, samples: Sequence[Sample], world: World, progress: Progress
+    config: Config, folder: str, samples: Sequence[Sample], world: World, progress: Progress, wish: StopWish
 ) -> dict[str, Any]:
     """Scores of every task of the recipe; a collective.
 
@@ -28,6 +29,10 @@ def score_tasks(
         samples: held-out samples.
         world: divides the samples among its ranks.
         progress: counts rank 0's answers.
+        wish: looked at after every answer.
+
+    Raises:
+        Stopped: on every rank, when one was told to stop before its last answer.
     """
     if not config.evaluate.tasks:
         return {}
@@ -37,9 +42,17 @@ def score_tasks(
     every = max(1, math.ceil(len(share) / 4))
 
     def show(done: int) -> None:
+        if wish.is_set and done < len(share):
+            raise Stopped
         if done % every == 0 or done == len(share):
             progress.message(f"  answered {done * world.world_size} of {len(samples)}")
 
-    parts = gather_objects(answer_samples(loaded, share, config.stage.generation, show))
+    try:
+        own = answer_samples(loaded, share, config.stage.generation, show)
+    except Stopped:
+        own = None
+    parts = gather_objects(own)
+    if None in parts:
+        raise Stopped
     answers = [parts[index % world.world_size][index // world.world_size] for index in range(len(samples))]
     return {name: score(TASKS[name], answers) for name in config.evaluate.tasks}

@@ -51,6 +51,7 @@ from vlmforge.parallel.mesh import World, barrier, gather_objects
 from vlmforge.parallel.recompute import apply_recompute
 from vlmforge.parallel.shard import apply_fsdp
 from vlmforge.parallel.tensor import TensorRanks, build_tensor_ranks
+from vlmforge.train.interrupt import StopWish
 from vlmforge.train.optimizer import build_optimizer
 from vlmforge.train.run_folder import RunFolder, find_changed_data
 from vlmforge.train.state import TrainState
@@ -80,6 +81,7 @@ class Session:
         flops_per_token: floating-point operations of a forward and backward pass.
         peak_flops: what this rank's device can do in a second, measured.
         scores: what was measured before and after.
+        wish: whether somebody asked the run to stop.
         validation_loss: after the last step of this process; None: not measured.
         validation_ledger: what became of the held-out samples when that was last measured.
     """
@@ -96,6 +98,7 @@ class Session:
     flops_per_token: int
     peak_flops: float
     scores: dict[str, Any]
+    wish: StopWish
     validation_loss: float | None = None
     validation_ledger: Ledger | None = None
 
@@ -136,6 +139,7 @@ def open_session(
     total_steps: int,
     progress: Progress,
     lengths: Lengths | None,
+    wish: StopWish,
 ) -> Session:
     """Build the model, load weights and, for a run that goes on, its state; make the run folder."""
     fingerprints = fingerprint_sources(config) if world.is_main else {}
@@ -183,6 +187,7 @@ def open_session(
         flops_per_token=flops_per_token,
         peak_flops=peak_flops,
         scores={},
+        wish=wish,
         validation_ledger=before.get("validation_ledger"),
     )
     _write_run_folder(session, lengths, fingerprints)

@@ -24,12 +24,15 @@ def validation_loss(root: LossModel, batches: Iterable[Batch], world: World) -> 
     """
     loss_sum, total_weight = 0.0, 0
     root.eval()
-    with torch.no_grad():
-        for batch in batches:
-            loss_sum += run_forward(root, batch.to(world.device)).item()
-            total_weight += batch.total_weight
-    free_gathered(root)
-    root.train()
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                loss_sum += run_forward(root, batch.to(world.device)).item()
+                total_weight += batch.total_weight
+    finally:
+        # Whoever gives up in between saves these weights.
+        free_gathered(root)
+        root.train()
     total = sum_over_ranks([loss_sum], world.device, world.num_loss_copies)[0]
     count = sum_over_ranks([total_weight], world.device, world.num_batch_copies)[0]
     return total / count if count else None

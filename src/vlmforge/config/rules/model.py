@@ -11,7 +11,7 @@ from vlmforge.config.encode import scalar_text
 from vlmforge.config.pretrained import derive_shape, is_folder
 from vlmforge.config.rules.finding import Finding, Rule, Subject
 from vlmforge.config.sources import walk_sources
-from vlmforge.errors import nearest, one_of
+from vlmforge.errors import nearest, nearest_folder, one_of
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # The model_type of folders in layouts of their own, and what brings one into ours.
@@ -74,12 +74,9 @@ def check_pretrained(subject: Subject) -> Iterator[Finding]:
 
 
 def _near_folder(path: str) -> str:
-    """A folder beside the one that was meant."""
-    parent = Path(path).parent
-    names = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
-    near = nearest(Path(path).name, names)
-    if near:
-        return f"model.pretrained={parent / near[0]}"
+    near = nearest_folder(path)
+    if near is not None:
+        return f"model.pretrained={near}"
     return "give an existing folder, or a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct"
 
 

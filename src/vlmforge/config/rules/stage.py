@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
 
 from vlmforge.config.encode import scalar_text
 from vlmforge.config.overrides import COMMAND_LINE
 from vlmforge.config.rules.finding import Finding, Rule, Subject
-from vlmforge.errors import nearest, one_of
+from vlmforge.errors import nearest, nearest_folder, one_of
 
 
 def check_length(subject: Subject) -> Iterator[Finding]:
@@ -46,7 +48,7 @@ def check_labels(subject: Subject) -> Iterator[Finding]:
 
 
 def check_adapter(subject: Subject) -> Iterator[Finding]:
-    """kind=lora needs an adapter, and pretraining has none."""
+    """kind=lora needs an adapter, and only it trains one; an adapter to start from is a PEFT folder."""
     stage = subject.config.stage
     if stage.kind == "lora" and stage.adapter is None:
         yield Finding(
@@ -54,10 +56,10 @@ def check_adapter(subject: Subject) -> Iterator[Finding]:
             "stage.kind = lora needs stage.adapter, which is not set",
             "stage.adapter.rank=16, or stage=lora",
         )
-    if stage.kind == "pretrain" and stage.adapter is not None:
+    if stage.kind in ("pretrain", "sft") and stage.adapter is not None:
         yield Finding(
-            ("stage.adapter", "stage.kind"),
-            "stage.adapter is set, and stage.kind = pretrain trains the weights themselves",
+            ("stage.adapter", *(f"stage.adapter.{item.name}" for item in fields(stage.adapter)), "stage.kind"),
+            f"stage.adapter is set, and stage.kind = {stage.kind} trains the weights themselves",
             "stage.kind=lora, or stage.adapter=null",
         )
     if stage.adapter is not None and stage.adapter.target_modules == ():
@@ -65,6 +67,14 @@ def check_adapter(subject: Subject) -> Iterator[Finding]:
             ("stage.adapter.target_modules",),
             "stage.adapter.target_modules = [] names no module",
             "stage.adapter.target_modules=all-linear",
+        )
+    path = None if stage.adapter is None else stage.adapter.path
+    if path is not None and not (Path(path) / "adapter_config.json").is_file():
+        near = nearest_folder(path)
+        yield Finding(
+            ("stage.adapter.path",),
+            f"stage.adapter.path = {path}: no PEFT folder, there is no adapter_config.json in it",
+            f"stage.adapter.path={near}" if near else "give the export/ of a LoRA run, or another PEFT folder",
         )
 
 
