@@ -10,6 +10,14 @@ from types import FrameType
 from typing import NoReturn
 
 
+class ToldToStop(KeyboardInterrupt):
+    """SIGTERM, to be caught where Ctrl-C is.
+
+    A class of its own, because Python notes when a plain KeyboardInterrupt leaves an `exec` of text, as dataclasses make
+    one at import, and then ends by SIGINT whatever exit code it is given, even if somebody has caught it.
+    """
+
+
 @contextmanager
 def sigterm_interrupts() -> Iterator[None]:
     """SIGTERM ends what the block does as Ctrl-C would.
@@ -28,4 +36,4 @@ def sigterm_interrupts() -> Iterator[None]:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+    raise ToldToStop
