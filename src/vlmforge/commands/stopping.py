@@ -13,8 +13,8 @@ from typing import NoReturn
 class ToldToStop(KeyboardInterrupt):
     """SIGTERM, to be caught where Ctrl-C is.
 
-    A class of its own, because Python notes when a plain KeyboardInterrupt leaves an `exec` of text, as dataclasses make
-    one at import, and then ends by SIGINT whatever exit code it is given, even if somebody has caught it.
+    A class of its own, because Python notes when a plain KeyboardInterrupt leaves an `exec` of text, as dataclasses
+    make one at import, and then ends by SIGINT whatever exit code it is given, even if somebody has caught it.
     """
 
 
