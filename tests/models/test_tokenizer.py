@@ -44,6 +44,11 @@ def test_the_template_writes_turns_and_tools() -> None:
     assert find_end_marker(tokenizer) == "<|im_end|>"
 
 
+def test_a_template_can_be_taken_away() -> None:
+    assert build("builtin:chatml").chat_template is not None
+    assert build("builtin:none").chat_template is None
+
+
 def test_it_survives_being_saved(tmp_path: Path) -> None:
     build().save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)

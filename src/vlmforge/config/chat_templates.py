@@ -160,6 +160,9 @@ CHAT_TEMPLATES: Mapping[str, ChatTemplate] = {
     "builtin:mistral": ChatTemplate(_MISTRAL),
 }
 
+# For models that go on with a text: a tokenizer borrowed from a chat model would wrap every prompt in its turns.
+NO_TEMPLATE = "builtin:none"
+
 _TRAINING_LINE_ENDS = frozenset(template.text for template in CHAT_TEMPLATES.values() if template.trains_line_end)
 
 

@@ -125,7 +125,7 @@ class ModelConfig:
     chat_template: str | None = key(
         None,
         "Path of a Jinja chat template, or one of ours such as `builtin:chatml` or `builtin:llama3p1` (docs/data.md); "
-        "null: the tokenizer's own.",
+        "`builtin:none`: none, a prompt is the text itself; null: the tokenizer's own.",
     )
     attention: Literal["varlen", "sdpa", "eager"] = key(
         "varlen",

@@ -13,7 +13,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from vlmforge.config.chat_templates import CHAT_TEMPLATES
+from vlmforge.config.chat_templates import CHAT_TEMPLATES, NO_TEMPLATE
 from vlmforge.config.schema import ModelConfig
 from vlmforge.errors import CheckpointError, ConfigError, Problem
 from vlmforge.models.hub import fetch_folder
@@ -61,7 +61,9 @@ def build_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
         revision, key = (None, "model.tokenizer") if is_own else (model.revision, "model.pretrained")
         folder = fetch_folder(name, with_weights=False, revision=revision, key=key)
         tokenizer = load_tokenizer(folder, model.trust_remote_code)
-    if model.chat_template is not None:
+    if model.chat_template == NO_TEMPLATE:
+        tokenizer.chat_template = None
+    elif model.chat_template is not None:
         ours = CHAT_TEMPLATES.get(model.chat_template)
         tokenizer.chat_template = ours.text if ours else _read_template(model.chat_template)
     if _is_stitched(model):

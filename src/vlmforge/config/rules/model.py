@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from vlmforge.config.chat_templates import CHAT_TEMPLATES
+from vlmforge.config.chat_templates import CHAT_TEMPLATES, NO_TEMPLATE
 from vlmforge.config.encode import scalar_text
 from vlmforge.config.pretrained import derive_shape, is_folder
 from vlmforge.config.rules.finding import Finding, Rule, Subject
@@ -230,10 +230,10 @@ def check_tokenizer(subject: Subject) -> Iterator[Finding]:
             f"model.tokenizer={BUILTIN_TOKENIZERS[0]}",
         )
     template = model.chat_template
-    if template is None or template in CHAT_TEMPLATES:
+    if template is None or template == NO_TEMPLATE or template in CHAT_TEMPLATES:
         return
     if template.startswith("builtin:") or not Path(template).is_file():
-        near = nearest(template, CHAT_TEMPLATES)
+        near = nearest(template, (*CHAT_TEMPLATES, NO_TEMPLATE))
         yield Finding(
             ("model.chat_template",),
             f"model.chat_template = {scalar_text(template)}: there is no such file",
