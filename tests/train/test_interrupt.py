@@ -50,15 +50,16 @@ def test_sigterm_before_anything_is_said_is_an_interrupt_too(here, ranks, is_tim
     assert not (here / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_told_to_stop_while_it_validates_saves_at_once(here) -> None:
     row = {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]}
-    (here / "held_out.jsonl").write_text(20_000 * (json.dumps(row) + "\n"))
+    (here / "held_out.jsonl").write_text(5_000 * (json.dumps(row) + "\n"))
     words = ("data.validation=[{path: held_out.jsonl, format: messages}]", "evaluate.before=true")
     running = start(here, "train", "recipe=short.yaml", "run.name=stopped", *words)
     assert running.stdout is not None
     assert any("validating ..." in line for line in running.stdout)
     running.send_signal(signal.SIGTERM)
-    output, errors = running.communicate(timeout=60)
+    output, errors = running.communicate(timeout=200)
     assert (running.returncode, errors) == (130, "\nstopping after this step, then saving\n")
     assert "interrupted after step 0 of 6" in output
     # What was not measured to its end is measured when the run goes on.
