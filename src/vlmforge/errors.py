@@ -94,7 +94,10 @@ def nearest(word: str, choices: Iterable[str], limit: int = 3) -> list[str]:
 def nearest_folder(path: str) -> Path | None:
     """A folder that may have been meant by one that is not there: its name is alike, or begins so."""
     parent, name = Path(path).parent, Path(path).name
-    names = sorted(entry.name for entry in parent.iterdir() if entry.is_dir()) if parent.is_dir() else []
+    try:
+        names = sorted(entry.name for entry in parent.iterdir() if entry.is_dir())
+    except OSError:
+        return None
     near = [*nearest(name, names), *(longer for longer in names if name and longer.startswith(name))]
     return parent / near[0] if near else None
 

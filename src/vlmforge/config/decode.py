@@ -108,7 +108,9 @@ class _Decoder:
         elsewhere = [known for known in _homes().get(name, ()) if known != path]
         near = [f"{prefix}.{match}" if prefix else match for match in nearest(name, keys_of(schema))]
         if name in FOREIGN and not elsewhere:
-            fix = f"{name} is {FOREIGN[name]} here (docs/migration.md has all such keys)"
+            fix = f"{name} is {FOREIGN[name]} here; docs/migration.md has all such keys, and what differs"
+            if value is False:
+                fix = f"remove it; {name} = true is {FOREIGN[name]} here (docs/migration.md)"
         elif elsewhere:
             fix = f"{name} lives at {one_of(elsewhere)}"
         elif near:

@@ -102,7 +102,7 @@ class Media:
         Raises:
             DataError: as `decode`.
         """
-        from PIL.Image import DecompressionBombError
+        from PIL.Image import DecompressionBombError, DecompressionBombWarning
 
         frames: list[Image] = []
         with self._open() as image:
@@ -112,7 +112,7 @@ class Media:
                     # A page of a TIFF says its own size.
                     self._check_size(*image.size)
                     frames.append(_to_rgb(image.copy()))
-            except (*_PIL_ERRORS, DecompressionBombError) as error:
+            except (*_PIL_ERRORS, DecompressionBombError, DecompressionBombWarning) as error:
                 raise self.error(f"the film cannot be decoded: {error}", REPLACE, "undecodable_image") from None
         return frames
 
@@ -134,7 +134,7 @@ class Media:
         with self.open_file() as file:
             try:
                 image = Image.open(file, formats=_FORMATS)
-            except Image.DecompressionBombError:
+            except (Image.DecompressionBombError, Image.DecompressionBombWarning):
                 raise self.error(f"the picture has more than {MAX_PIXELS} pixels", SHRINK, "oversized_image") from None
             except _PIL_ERRORS:
                 formats = ", ".join(_FORMATS)

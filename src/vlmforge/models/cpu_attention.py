@@ -149,7 +149,7 @@ def _attend_backward(
         inputs = [samples.gather(tensor).float() for tensor in read]
         # Nothing comes back through the copies.
         own = samples.gather(grad.transpose(1, 2)).float()
-        own.transpose(1, 2).flatten(0, 1).index_fill_(0, samples.copies, 0.0)
+        own.transpose(1, 2).view(-1, *own.shape[1::2]).index_fill_(0, samples.copies, 0.0)
         sums = samples.gather(log_sums.unsqueeze(-1))[..., 0]
         results = _backward(own, *inputs, sums, 0.0, **_mask(own, window), scale=scaling)
         for target, result in zip(grads, results, strict=True):

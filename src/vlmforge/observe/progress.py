@@ -143,9 +143,11 @@ class Progress:
                 left = format_duration((now - start) / done * (total - done))
                 self.message(f"  {done} of {total}, eta {left}")
 
-        yield tell
+        try:
+            yield tell
+        finally:
+            self._describe(before)
         seconds = self._clock() - start
-        self._describe(before)
         if seconds >= SHORT_PHASE_SECONDS:
             self.message(f"{text}: {format_duration(seconds)}")
 

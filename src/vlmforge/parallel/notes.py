@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from pathlib import Path
 
 from vlmforge.errors import EXIT_CHECKPOINT, EXIT_CONFIG, EXIT_DATA, EXIT_INTERRUPTED
@@ -40,8 +41,10 @@ def note_end(code: int) -> None:
         return
     was_asked = path.exists() and path.read_text() == ASKED
     _write(str(code))
-    # The agent passes SIGTERM on, also what it is sent below: this rank ends by itself, and first tells its error.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # The agent passes SIGTERM on, also what it is sent below: this rank ends by itself, and first tells its error. The
+    # thread that watches for hangs, which may set no handler, has told it already and ends the process at once.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
     is_over = code == EXIT_INTERRUPTED or (code in FINAL and restarts > 0)
     # One of a machine's ranks is enough: an agent that is told three times leaves its ranks behind.

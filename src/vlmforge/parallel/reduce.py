@@ -14,7 +14,8 @@ from vlmforge.parallel.watch import doing
 
 # Of a whole embedding's gradient, the squares, or a copy in float32, would be a step's largest tensor.
 PIECE_ELEMENTS = 2**22
-# On a CPU torch adds squares up one after the other: of a million in float32 the sum is 1e-5 off, of thirty 1e-3.
+# On a CPU torch adds squares up one after the other: of a million in float32 the sum is 1e-5 off, of thirty million
+# 1e-3.
 ROW_ELEMENTS = 2**10
 
 

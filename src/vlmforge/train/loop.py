@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -74,10 +74,10 @@ def train(config: Config, sizes: BatchSizes) -> int:
                     config, sizes, world, run, tokenizer, image_rule, total_steps, progress, lengths, wish
                 )
             with open_records(session, progress) as records:
-                try:
+                with suppress(Stopped):
                     return _run(session, records)
-                except Stopped:
-                    return _stop(session, records, is_interrupted=True)
+                # Not while the exception lives: it holds the model that was scored, and the batch that was measured.
+                return _stop(session, records, is_interrupted=True)
 
 
 def _join(config: Config, sizes: BatchSizes) -> AbstractContextManager[World]:
@@ -131,20 +131,27 @@ def _one_step(session: Session, records: Records, step_batches: Iterator[StepBat
     rates, result = _update(session, batch, step)
     session.validation_loss = None
     line = _measurements(session, result, rates, time.perf_counter() - start, waited)
-    is_last = step == session.total_steps
+    is_last, is_stopped = step == session.total_steps, False
     if is_last or _is_due(step, config.evaluate.every_steps):
         with tell_shortage(config, session.world, "score", f"validating after step {step}"):
-            try:
-                line |= validate(session, records)
-            except Stopped:
-                records.progress.message(f"step {step} is not validated: the run was told to stop")
-                records.write_step(line, batch)
-                raise
+            is_stopped = not _validated(session, records, line)
     records.write_step(line, batch)
     # After the record, which says what is wrong with each bad sample.
     session.ledger.check_bad_ratio(config.data.max_bad_ratio, session.loader.samples_per_epoch)
     with tell_shortage(config, session.world, "save", f"saving after step {step}"):
         _keep(session, records, is_last)
+    if is_stopped:
+        raise Stopped
+
+
+def _validated(session: Session, records: Records, line: dict[str, Any]) -> bool:
+    """Add the validation loss to a line of metrics; False when the run was told to stop before it was known."""
+    try:
+        line |= validate(session, records)
+    except Stopped:
+        records.progress.message(f"step {line['step']} is left without a validation: the run was told to stop")
+        return False
+    return True
 
 
 def _share_losses(batch: StepBatch, world: World) -> StepBatch:

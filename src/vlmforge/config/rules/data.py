@@ -114,7 +114,7 @@ def check_bad_ratio(subject: Subject) -> Iterator[Finding]:
             f"data.max_bad_ratio = {scalar_text(data.max_bad_ratio)} has no effect with data.on_bad_sample = "
             f"{data.on_bad_sample}",
             # What the command line says is meant; what it was meant to replace is to go.
-            "add  ~data.max_bad_ratio" if is_typed else "data.on_bad_sample=skip, or ~data.max_bad_ratio",
+            "~data.max_bad_ratio" if is_typed else "data.on_bad_sample=skip, or ~data.max_bad_ratio",
         )
 
 
