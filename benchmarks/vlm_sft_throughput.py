@@ -22,6 +22,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ from transformers import (
     set_seed,
 )
 
-from sft_throughput import MASTERS, speed
+from sft_throughput import MASTERS, speeds
 
 HERE = Path(__file__).parent
 TOKENIZER = "assets/smollm2-135m-instruct"
@@ -172,7 +173,8 @@ def run_trl(base: Path, masters: str, folder: Path, micro_batch_size: int = 16, 
 
 def gather(steps: list[tuple[int, float]], peak_gib: float, loss: float) -> Result:
     """Both speeds: a step has as many pictures as rows."""
-    return Result(speed([(ROWS_A_STEP, seconds) for _, seconds in steps]), speed(steps), peak_gib, loss)
+    pictures = speeds([(ROWS_A_STEP, seconds) for _, seconds in steps])
+    return Result(median(pictures), median(speeds(steps)), peak_gib, loss)
 
 
 def held_out_loss(folder: Path, base: Path) -> float:

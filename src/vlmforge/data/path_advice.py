@@ -16,6 +16,9 @@ def advise_path(path: str) -> str:
     folder, name = Path(path).parent, Path(path).name
     if not folder.is_dir() and folder.parts[:1] == ("assets",):
         return "python scripts/fetch_assets.py  makes assets/ (docs/assets.md), or give the path of your own file"
+    if not folder.is_dir() and folder.name == "gsm8k" and Path(path).suffix == ".parquet":
+        rows = Path(path).with_suffix(".jsonl").name
+        return f"python -m vlmforge.data.gsm8k_parquet {rows} {path}  makes it of GSM8K's own lines (docs/assets.md)"
     if not folder.is_dir():
         return _tell_absent(folder)
     present = sorted(entry.name for entry in folder.iterdir() if entry.suffix in FILE_SUFFIXES or entry.is_dir())

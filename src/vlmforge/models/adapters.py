@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from vlmforge.checkpoint.store import read_json
 from vlmforge.config.schema import AdapterConfig
-from vlmforge.errors import CheckpointError, ConfigError, Problem, nearest
+from vlmforge.errors import CheckpointError, ConfigError, Problem, nearest, one_of
 from vlmforge.models.family import Family
 from vlmforge.models.shape import find_family
 from vlmforge.parallel.shard import full_tensor
@@ -162,7 +162,7 @@ def _check_targets(adapter: AdapterConfig, linear: Sequence[str]) -> None:
         Problem(
             f"stage.adapter.target_modules: {target} matches no linear module",
             "stage.adapter.target_modules",
-            f"use all-linear, or names of {', '.join(nearest(target, known) or known)}",
+            f"use all-linear, or {one_of(nearest(target, known, limit=1) or known)}; linear are {', '.join(known)}",
         )
         for target in _as_list(targets)
         if not any(name == target or name.endswith(f".{target}") for name in linear)

@@ -93,7 +93,9 @@ def _put_together(borders: Tensor) -> list[_Together]:
 
 def _index(samples: Sequence[tuple[int, int]]) -> _Together:
     """Of samples by their borders, the longest first."""
+    # Even, for two halves.
     longest = samples[0][1] - samples[0][0]
+    longest += longest % 2
     starts, ends = torch.tensor(samples).unbind(1)
     place = torch.arange(longest)
     wanted = starts[:, None] + place
@@ -151,10 +153,38 @@ def _attend_backward(
         own = samples.gather(grad.transpose(1, 2)).float()
         own.transpose(1, 2).view(-1, *own.shape[1::2]).index_fill_(0, samples.copies, 0.0)
         sums = samples.gather(log_sums.unsqueeze(-1))[..., 0]
-        results = _backward(own, *inputs, sums, 0.0, **_mask(own, window), scale=scaling)
+        results = _undo([own, *inputs, sums], scaling, window)
         for target, result in zip(grads, results, strict=True):
             samples.scatter(target, result.to(target.dtype))
     return grads[0], grads[1], grads[2]
+
+
+def _undo(read: Sequence[Tensor], scaling: float, window: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, of the output's gradient, these three, the output and its log sums.
+
+    All are `[N, H, L, ...]`, with an even L, and lie as `[N, L, H, ...]`. The kernel multiplies what a token does not
+    see too: in two halves, each with itself and the second with the first, it is three quarters of that.
+    """
+    query = read[1]
+    if window is not None and query.shape[2] > window:
+        return _backward(*read, 0.0, **_mask(query, window), scale=scaling)
+    halves = [_halve(tensor) for tensor in read]
+    own = _backward(*(half.flatten(0, 1) for half in halves), 0.0, is_causal=True, scale=scaling)
+    grads, queries, keys, values, outs, log_sums = halves
+    earlier = _backward(
+        grads[:, 1], queries[:, 1], keys[:, 0], values[:, 0], outs[:, 1], log_sums[:, 1], 0.0, False, scale=scaling
+    )
+    for target, more, half in zip(own, earlier, (1, 0, 0), strict=True):
+        target.unflatten(0, (-1, 2))[:, half].add_(more)
+    query_grad, key_grad, value_grad = (
+        half.transpose(1, 2).unflatten(0, (-1, 2)).flatten(1, 2).transpose(1, 2) for half in own
+    )
+    return query_grad, key_grad, value_grad
+
+
+def _halve(tensor: Tensor) -> Tensor:
+    """`[N, 2, H, L / 2, ...]` of `[N, H, L, ...]`."""
+    return tensor.transpose(1, 2).unflatten(1, (2, -1)).transpose(2, 3)
 
 
 @_attend_backward.register_fake

@@ -27,6 +27,8 @@ from vlmforge.parallel.tensor import TensorRanks, local_tensor
 
 # Logits that exist at once, in the type of the weights: 128 MiB in bf16. Slices this large keep the products fast.
 SLICE_ELEMENTS = 2**26
+# Rows of one product: on a CPU one of 1,152 took 210 ms with a vocabulary of 49,152, in parts of 512 it took 166.
+PRODUCT_ROWS = 512
 # Of those, the ones that are in fp32 at once: 4 MiB, so that the passes of a softmax find them in a CPU's cache.
 SOFTMAX_ELEMENTS = 2**20
 
@@ -188,9 +190,13 @@ class _LinearCrossEntropySum(torch.autograd.Function):
         grad_weight: Tensor | None = None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         size = max(1, SLICE_ELEMENTS // weight.shape[0])
+        if not needs_weight:
+            # Nothing is summed over slices.
+            size = min(size, PRODUCT_ROWS)
+        room = hidden.new_empty((min(size, len(hidden)), weight.shape[0]))
         for start in range(0, len(hidden), size):
             part = slice(start, start + size)
-            logits, picked = hidden[part] @ weight.T, labels[part]
+            logits, picked = _multiply(hidden[part], weight, room), labels[part]
             weights = None if loss_weights is None else loss_weights[part]
             total += _softmax_in_place(
                 logits[: len(picked)], picked, weights, softcap, needs_hidden or needs_weight, ranks
@@ -224,6 +230,14 @@ class _LinearCrossEntropySum(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _multiply(hidden: Tensor, weight: Tensor, room: Tensor) -> Tensor:
+    """`hidden @ weight.T`, in the first rows of `room`."""
+    logits = room[: len(hidden)]
+    for rows, target in zip(hidden.split(PRODUCT_ROWS), logits.split(PRODUCT_ROWS), strict=True):
+        torch.mm(rows, weight.T, out=target)
+    return logits
 
 
 def _softmax_in_place(

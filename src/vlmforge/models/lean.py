@@ -37,7 +37,8 @@ class _RMSNorm(torch.autograd.Function):
         inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, inverse)
         ctx.adds_one = adds_one
-        normed = wide * inverse
+        # Not where it is the input itself.
+        normed = wide * inverse if wide is x else wide.mul_(inverse)
         return normed.mul_(1.0 + weight.float()).to(x.dtype) if adds_one else normed.to(x.dtype) * weight
 
     @staticmethod
@@ -50,7 +51,7 @@ class _RMSNorm(torch.autograd.Function):
         grad_weight = torch.mv(products.T, inverse[:, 0]).to(weight.dtype) if ctx.needs_input_grad[1] else None
         # How much of each token's gradient points along the token: scaling it does not change what it is divided by.
         along = torch.mv(products, factor)[:, None] * inverse.pow(3).div_(x.shape[-1])
-        grad_x = (grad * factor).mul_(inverse).addcmul_(wide, along, value=-1.0)
+        grad_x = torch.mul(grad, factor, out=products).mul_(inverse).addcmul_(wide, along, value=-1.0)
         return grad_x.to(x.dtype).view_as(x), grad_weight, None, None
 
 

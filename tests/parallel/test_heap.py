@@ -1,0 +1,42 @@
+"""What a process holds of the memory that it has given back, by its own resident pages."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# A hundred MiB in blocks that come from the heap, given back below one that stays; how many MiB then remain resident.
+PROGRAM = """
+import json, os
+from pathlib import Path
+from vlmforge.parallel.heap import keep_free_memory, make_room
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+keep_free_memory()
+before = resident()
+blocks = [bytearray(2**20) for _ in range(100)]
+for block in blocks:
+    block[::4096] = bytes(256)
+last = bytearray(2**20)
+blocks.clear()
+held = [resident() - before]
+for needed in (2**20, 2**30):
+    make_room(needed)
+    held.append(resident() - before)
+print(json.dumps(held))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heap of glibc")
+def test_memory_goes_back_only_if_gradients_need_room():
+    output = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True).stdout
+    kept, still, after = json.loads(output)
+    assert kept > 95, "what is freed stays for the next tensors"
+    assert still > 95, "gradients of a megabyte need no room"
+    assert after < 20, "gradients of a gigabyte do"
