@@ -1,4 +1,4 @@
-"""Questions about pictures that are drawn on the spot: bar charts, and lines of large letters in several fonts.
+"""Questions about pictures that are drawn on the spot: bar charts, and lines of large capital letters in two fonts.
 
     python scripts/draw_questions.py                     # 20,000 rows into assets/drawn, half a minute
 
@@ -19,13 +19,13 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 NUM_ROWS, NUM_HELD_OUT = 20_000, 400
-FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono")
+FONTS = ("DejaVuSans-Bold", "DejaVuSansMono-Bold")
 FOLDER = Path(matplotlib.get_data_path()) / "fonts/ttf"
 COLOURS = {"red": "#dc3912", "blue": "#3366cc", "green": "#109618", "orange": "#ff9900", "purple": "#990099"}
 HIGHEST, NUM_BARS = 9, 3
 # One word, and one set of bars, in so many is held out.
 HELD_OUT_STRIDE = 10
-CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
+CONSONANTS, VOWELS = "DFKLMRSZ", "AEIO"
 # Pixels: a chart's sides, a bar with its margins, where bars end; a letter with its margins, and its size.
 SIDE, BAR, TOP, BOTTOM = 64, 16, 4, 58
 LETTER, SIZES, NUMBER_SIZE = 32, (28, 29, 30), 8
@@ -62,32 +62,41 @@ def draw_chart(draw: Random, is_held_out: bool) -> Question:
 
 def ask(draw: Random, values: list[int], names: list[str]) -> tuple[str, str]:
     """A question about a chart, and its answer."""
-    kind, chosen = draw.choice(("height", "highest", "lowest")), draw.randrange(len(names))
+    kind, chosen = draw.choice(("colours", "heights", "height", "highest", "lowest")), draw.randrange(len(names))
+    if kind == "colours":
+        return "Name the bars.", " ".join(names)
+    if kind == "heights":
+        return "How high are the bars?", " ".join(map(str, values))
     if kind == "height":
         return f"How high is the {names[chosen]} bar?", str(values[chosen])
     return f"Which bar is the {kind}?", names[values.index(max(values) if kind == "highest" else min(values))]
 
 
 def make_word(draw: Random, is_held_out: bool) -> str:
-    """A syllable of three letters, that need be of no language."""
+    """Letters, that need be of no language: one, or a syllable of two or three; held out are only syllables."""
     while True:
-        word = draw.choice(CONSONANTS) + draw.choice(VOWELS) + draw.choice(CONSONANTS)
+        letters = (draw.choice(CONSONANTS), draw.choice(VOWELS), draw.choice(CONSONANTS))
+        word = "".join(letters[: draw.randint(1, len(letters))])
+        if len(word) == 1:
+            if is_held_out:
+                continue
+            return draw.choice((word, letters[1]))
         mark = sum(place * ord(letter) for place, letter in enumerate(word, start=1))
         if (mark % HELD_OUT_STRIDE == 0) == is_held_out:
             return word
 
 
 def draw_line(draw: Random, is_held_out: bool) -> Question:
-    """A word, dark on light, in one of four fonts and three sizes, its letters at the same distance."""
+    """A word, dark on light, in one of two fonts and three sizes, its letters at the same distance."""
     word = make_word(draw, is_held_out)
     font = ImageFont.truetype(FOLDER / f"{draw.choice(FONTS)}.ttf", draw.choice(SIZES))
     ground = draw.choice(("white", "#fdf6e3", "#eef3f7", "#f5f5f5"))
     picture = Image.new("RGB", (LETTER * len(word), LETTER), ground)
     pen, ink = ImageDraw.Draw(picture), draw.choice(("black", "#333333", "#102a43", "#5b1a1a"))
-    right, down = draw.randint(-2, 2), draw.randint(-1, 1)
+    right, down = draw.randint(-1, 1), draw.randint(-1, 1)
     for k, letter in enumerate(word):
-        place = LETTER * k + LETTER // 2 + right, LETTER * 3 // 4 + down
-        pen.text(place, letter, fill=ink, font=font, anchor="ms")
+        place = LETTER * k + LETTER // 2 + right, LETTER // 2 + down
+        pen.text(place, letter, fill=ink, font=font, anchor="mm")
     return picture, "Read the line.", word
 
 
