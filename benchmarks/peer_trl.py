@@ -1,14 +1,13 @@
 """One short SFT run of TRL, in a process of its own, for the benchmarks beside it: same rows, model and update rule.
 
-Rows have `question` and `answer`, and a picture each if they have `image`. It prints a line of JSON after every step
-and saves the model at the end. Nothing of vlmforge is imported.
+Rows have `question` and `answer`, and a picture each if they have `image`. It adds a line of JSON to
+`steps.jsonl` after every step and saves the model beside it at the end. Nothing of vlmforge is imported.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +37,21 @@ class CountingTrainer(SFTTrainer):
 
 
 class Reporter(TrainerCallback):
-    """Prints tokens, seconds and peak memory of each step; a step lasts from the end of the one before."""
+    """Writes down the tokens of each step and the peak memory up to there."""
 
     trainer: CountingTrainer | None = None
-    last = 0.0
 
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        """Start the clock."""
-        self.last = time.perf_counter()
+    def __init__(self, report: Path) -> None:
+        """Into this file, a line of JSON a step."""
+        self.report = report
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         """Report one step."""
         assert self.trainer is not None
-        now = time.perf_counter()
-        line = {"num_tokens": self.trainer.num_tokens, "seconds": now - self.last, "peak_gib": peak_gib()}
-        print("STEP " + json.dumps(line), flush=True)
-        self.trainer.num_tokens, self.last = 0, now
+        line = {"num_tokens": self.trainer.num_tokens, "peak_memory_gib": peak_gib()}
+        with self.report.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        self.trainer.num_tokens = 0
 
 
 def peak_gib() -> float:
@@ -115,7 +113,9 @@ def main() -> None:
         save_strategy="no",
         report_to=[],
     )
-    reporter = Reporter()
+    output = Path(given.output)
+    output.mkdir(parents=True, exist_ok=True)
+    reporter = Reporter(output / "steps.jsonl")
     trainer = CountingTrainer(
         model=(AutoModelForImageTextToText if has_pictures else AutoModelForCausalLM).from_pretrained(
             given.model, dtype=getattr(torch, given.masters)

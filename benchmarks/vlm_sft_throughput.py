@@ -1,4 +1,4 @@
-"""Pictures and tokens per second, memory and loss of vlmforge and of TRL on the same rows with pictures, in one run.
+"""Pictures and tokens per second, memory and loss of vlmforge and of TRL on the same pictures, a step of each in turn.
 
     python scripts/fetch_assets.py --only smollm2 openmoji
     pip install -e '.[benchmark]'
@@ -6,8 +6,9 @@
 
 A Qwen3-VL of about 100M parameters, with random weights and SmolLM2's tokenizer, learns OpenMoji's captions: 16 rows a
 step for six steps, tower, projector and language model, computing in bfloat16 over bfloat16 masters and over float32
-masters. Pictures are put on white first, so that both see the same. Each run is a process of its own; vlmforge's is the
-command `vlmforge train`. A speed is the median of all steps but the first. The held-out loss is that of the exported
+masters. Pictures are put on white first, so that both see the same. Each system is a process of its own, vlmforge's is
+the command `vlmforge train`, and one of the two runs at a time: a step of this, then a step of that. A speed is the
+median of all steps but the first, and the ratio that of the turns' ratios. The held-out loss is that of the exported
 folders, by plain transformers in float32. Nothing else should run on the machine. `--search` tries TRL with other
 micro-batches instead.
 """
@@ -17,10 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -41,7 +39,8 @@ from transformers import (
     set_seed,
 )
 
-from sft_throughput import MASTERS, speeds
+from sft_throughput import MASTERS, Result, result, trl, vlmforge
+from turns import time_in_turns
 
 HERE = Path(__file__).parent
 TOKENIZER = "assets/smollm2-135m-instruct"
@@ -62,16 +61,6 @@ TEMPLATE = """\
 {%- endfor %}{% if add_generation_prompt %}{{ '\\n<|im_start|>assistant\\n' }}{% endif %}"""
 # Rows of a micro-batch and micro-batches of a step.
 SEARCH = ((2, 8), (4, 4), (8, 2), (16, 1))
-
-
-@dataclass(frozen=True)
-class Result:
-    """What one run gave: pictures and tokens a second after the first step, peak memory in GiB, held-out loss."""
-
-    images_per_second: float
-    tokens_per_second: float
-    peak_gib: float
-    loss: float
 
 
 def make_base(folder: Path) -> int:
@@ -132,49 +121,27 @@ def write_rows(folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def run_vlmforge(base: Path, masters: str, folder: Path) -> Result:
-    """`vlmforge train` on the benchmark's recipe."""
-    words = [f"recipe={HERE / 'vlm_sft_throughput.yaml'}", f"model.pretrained={base}", f"run.output_dir={folder}"]
+def run_both(base: Path, masters: str, folder: Path) -> tuple[Result, Result]:
+    """On the same rows, in turn."""
+    for name in ("vlmforge", "trl"):
+        (folder / name).mkdir()
     rows = f"{{path: {base / 'messages.jsonl'}, format: messages, rows: [0, {NUM_ROWS}]}}"
-    words += ["run.name=run", f"data.train=[{rows}]", *MASTERS[masters]]
-    words += [f"stage.max_steps={NUM_STEPS}", f"stage.optimizer.lr={LR}"]
-    words += ["logging.trackers=[]"]
-    subprocess.run([sys.executable, "-m", "vlmforge", "train", *words], check=True, stdout=subprocess.DEVNULL)
-    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
-    steps = [(line["num_tokens"], line["step_time_seconds"]) for line in lines]
-    return gather(steps, lines[-1]["peak_memory_gib"], held_out_loss(folder / "run" / "export", base))
+    words = [f"recipe={HERE / 'vlm_sft_throughput.yaml'}", f"model.pretrained={base}", f"data.train=[{rows}]"]
+    words += [*MASTERS[masters], f"stage.max_steps={NUM_STEPS}", f"stage.optimizer.lr={LR}"]
+    ours = vlmforge(folder / "vlmforge", *words)
+    theirs = trl(folder / "trl", *trl_words(base, masters, ROWS_A_STEP, NUM_STEPS))
+    our_seconds, their_seconds = time_in_turns((ours, theirs), NUM_STEPS)
+    our_loss = held_out_loss(folder / "vlmforge" / "run" / "export", base)
+    return result(ours, our_seconds, our_loss), result(
+        theirs, their_seconds, held_out_loss(folder / "trl" / "out", base)
+    )
 
 
-def run_trl(base: Path, masters: str, folder: Path, micro_batch_size: int = 16, num_steps: int = NUM_STEPS) -> Result:
-    """TRL's SFTTrainer on the same rows."""
-    words = [
-        "--model",
-        base,
-        "--rows",
-        base / "rows.jsonl",
-        "--num-rows",
-        NUM_ROWS,
-        "--kind",
-        "full",
-        "--masters",
-        masters,
-    ]
-    words += ["--micro-batch-size", micro_batch_size, "--accumulation", ROWS_A_STEP // micro_batch_size]
-    words += ["--steps", num_steps, "--lr", LR, "--output", folder / "out"]
-    command = [sys.executable, str(HERE / "peer_trl.py"), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"TRL failed:\n{done.stderr[-3000:]}")
-    lines = [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith("STEP ")]
-    steps = [(line["num_tokens"], line["seconds"]) for line in lines]
-    loss = held_out_loss(folder / "out", base) if num_steps == NUM_STEPS else float("nan")
-    return gather(steps, lines[-1]["peak_gib"], loss)
-
-
-def gather(steps: list[tuple[int, float]], peak_gib: float, loss: float) -> Result:
-    """Both speeds: a step has as many pictures as rows."""
-    pictures = speeds([(ROWS_A_STEP, seconds) for _, seconds in steps])
-    return Result(median(pictures), median(speeds(steps)), peak_gib, loss)
+def trl_words(base: Path, masters: str, micro_batch_size: int, num_steps: int) -> list[object]:
+    """What peer_trl.py is asked for."""
+    words = ["--model", base, "--rows", base / "rows.jsonl", "--num-rows", NUM_ROWS, "--kind", "full"]
+    words += ["--masters", masters, "--micro-batch-size", micro_batch_size]
+    return [*words, "--accumulation", ROWS_A_STEP // micro_batch_size, "--steps", num_steps, "--lr", LR]
 
 
 def held_out_loss(folder: Path, base: Path) -> float:
@@ -205,26 +172,35 @@ def compare(base: Path, masters: list[str], console: Console) -> None:
         table.add_column(column, justify="left" if column in ("masters", "system") else "right")
     console.print(f"held-out loss before: {held_out_loss(base, base):.4f}")
     for dtype in masters:
-        with tempfile.TemporaryDirectory() as ours_folder, tempfile.TemporaryDirectory() as trl_folder:
-            ours, trl = run_vlmforge(base, dtype, Path(ours_folder)), run_trl(base, dtype, Path(trl_folder))
-        for system, result in (("vlmforge", ours), ("TRL", trl)):
-            speeds = f"{result.images_per_second:.2f}", f"{result.tokens_per_second:.0f}"
-            table.add_row(dtype, system, *speeds, f"{result.peak_gib:.2f}", f"{result.loss:.4f}")
+        with tempfile.TemporaryDirectory() as folder:
+            ours, theirs = run_both(base, dtype, Path(folder))
+        for system, given in (("vlmforge", ours), ("TRL", theirs)):
+            speeds = f"{ROWS_A_STEP / median(given.seconds):.2f}", f"{median(given.speeds):.0f}"
+            table.add_row(dtype, system, *speeds, f"{given.peak_gib:.2f}", f"{given.loss:.4f}")
+        ratio = median(their / our for our, their in zip(ours.seconds, theirs.seconds, strict=True))
         console.print(
-            f"{dtype} masters: {ours.images_per_second / trl.images_per_second:.2f} times TRL's images/s, "
-            f"{ours.peak_gib / trl.peak_gib:.2f} of its memory; {ours}, {trl}",
+            f"{dtype} masters: {ratio:.2f} times TRL's images/s, {ours.peak_gib / theirs.peak_gib:.2f} of its memory; "
+            f"seconds by step {spell(ours)} and {spell(theirs)}",
             soft_wrap=True,
         )
     console.print(table)
+
+
+def spell(result: Result) -> str:
+    """Seconds of each step."""
+    return " ".join(f"{seconds:.2f}" for seconds in result.seconds)
 
 
 def search(base: Path, console: Console) -> None:
     """Print TRL's speed with other micro-batches, over bfloat16 masters."""
     for rows, accumulation in SEARCH:
         with tempfile.TemporaryDirectory() as folder:
-            result = run_trl(base, "bfloat16", Path(folder), rows, num_steps=3)
+            system = trl(Path(folder), *trl_words(base, "bfloat16", rows, 3))
+            (seconds,) = time_in_turns((system,), 3)
+            given = result(system, seconds, float("nan"))
         console.print(
-            f"TRL, {rows} rows x {accumulation}: {result.images_per_second:.2f} images/s, {result.peak_gib:.2f} GiB"
+            f"TRL, {rows} rows x {accumulation}: {ROWS_A_STEP / median(given.seconds):.2f} images/s, "
+            f"{given.peak_gib:.2f} GiB"
         )
 
 
