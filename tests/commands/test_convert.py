@@ -22,12 +22,13 @@ from transformers import (
 )
 
 from tests.support.published import fields_of, make_published, overrides
-from tests.support.tiny import merge, stitched_fields
+from tests.support.tiny import make_base, merge, stitched_fields
 from vlmforge.cli import main
 from vlmforge.data.draw import draw_square
 from vlmforge.models.tokenizer import build_byte_tokenizer
 
 JOIN = ["tower=clip", "language_model=llama"]
+TEXTS = ("mistral", "qwen2", "qwen3", "seed_oss", "gemma", "gemma3")
 
 
 def join_fields(tower: str, is_tied: bool = False) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def join_fields(tower: str, is_tied: bool = False) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP and a tied Llama, as plain transformers saves them."""
+    """A CLIP, a tied Llama and other language models, as plain transformers saves them."""
     folder = tmp_path_factory.mktemp("parts")
     torch.manual_seed(0)
     fields = join_fields("clip")
@@ -49,6 +50,8 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rope = {"rope_theta": text.pop("rope_theta"), **text.pop("rope_scaling")}
     LlamaForCausalLM(LlamaConfig(**text, rope_parameters=rope)).save_pretrained(folder / "llama")
     build_byte_tokenizer().save_pretrained(folder / "llama")
+    for name in TEXTS:
+        make_base(folder / name, name)
     return folder
 
 
@@ -96,6 +99,17 @@ def test_a_model_is_joined_from_a_tower_and_a_language_model(here: Path, capsys:
     assert inputs["pixel_values"].shape == (3, 3, 32, 32), "two tiles and the whole"
     output = model.float().generate(**inputs, max_new_tokens=3, do_sample=False)
     assert processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True) == answer
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_language_model_is_joined(name: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*overrides(stitched_fields("clip", name)), "tower=random", f"language_model={name}"]
+    assert convert(*words, f"output=joined-{name}") == 0, capsys.readouterr().err
+    before, after = read(here / name), read(here / f"joined-{name}")
+    rows = ("embed_tokens.weight", "lm_head.weight")
+    for key, tensor in before.items():
+        joined = after[key.replace("model.", "model.language_model.", 1) if key.startswith("model.") else key]
+        assert torch.equal(joined[: len(tensor)] if key.endswith(rows) else joined, tensor), key
 
 
 def test_experts_that_lie_one_by_one_are_joined(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,6 +218,14 @@ REFUSED = {
     "a language model of another base": (
         [*overrides(join_fields("clip")), "model.config.text_config.rope_theta=1000.0", *JOIN, "output=new"], 2,
         "model.config.text_config.rope_theta = 1000.0, and config.json has rope_theta = 500000",
+    ),
+    "a language model of another scaling": (
+        [*overrides(join_fields("clip")), "model.config.text_config.rope_scaling.low_freq_factor=2.0", *JOIN,
+         "output=new"], 2, "text_config.rope_scaling.low_freq_factor = 2.0, and config.json has rope_scaling.low_freq_",
+    ),
+    "a language model of another window": (
+        [*overrides(stitched_fields("clip", "mistral")), "model.config.text_config.sliding_window=9", "tower=random",
+         "language_model=mistral", "output=new"], 2, "sliding_window = 9, and config.json has sliding_window = 7",
     ),
     "a tower of another norm": (
         [*overrides(join_fields("clip")), "model.config.vision_config.layer_norm_eps=1e-4", *JOIN, "output=new"], 2,

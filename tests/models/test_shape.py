@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.tiny import EXTRA_FIELDS, merge, stitched_fields
 
 from vlmforge.commands.configuring import load_config
 from vlmforge.commands.request import Request
 from vlmforge.config.schema import ModelConfig
+from vlmforge.models import FAMILIES
 from vlmforge.models.shape import build_hf_config
+from vlmforge.models.stitched import LANGUAGE_MODELS
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -95,3 +98,13 @@ def test_kinds_of_layers_have_bases_of_their_own(tmp_path: Path) -> None:
         }
         shape.save_pretrained(tmp_path / "again")
         assert build_hf_config(ModelConfig(pretrained=str(tmp_path / "again"))).rope_parameters == shape.rope_parameters
+
+
+@pytest.mark.parametrize("name", [name for name, one in FAMILIES.items() if one.model_type in LANGUAGE_MODELS])
+def test_a_language_model_behind_a_tower_has_the_rotary_positions_of_one_alone(name: str, tmp_path: Path) -> None:
+    alone = build_hf_config(ModelConfig(family=name, config=merge(FAMILIES[name].tiny, EXTRA_FIELDS[name])))
+    stitched = build_hf_config(ModelConfig(family="stitched", config=stitched_fields("clip", name)))
+    assert stitched.text_config.rope_parameters == alone.rope_parameters
+    stitched.save_pretrained(tmp_path)
+    again = build_hf_config(ModelConfig(pretrained=str(tmp_path)))
+    assert again.text_config.rope_parameters == alone.rope_parameters

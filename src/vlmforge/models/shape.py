@@ -78,11 +78,12 @@ def _family_of_type(model_type: str, where: str) -> Family:
 
 
 def _build(family: Family, stored: Mapping[str, Any], own: Mapping[str, Any]) -> PretrainedConfig:
-    bases = family.rope_by_layer_type
     if not family.sections:
-        return AutoConfig.for_model(family.model_type, **_merge(stored, own, bases))
+        return AutoConfig.for_model(family.model_type, **_merge(stored, own, family.rope_by_layer_type))
     stored, own = nest(stored, family), nest(own, family)
-    family = family.narrow({**stored, **own})
+    family = family.narrow({name: {**stored.get(name, {}), **own.get(name, {})} for name in family.sections})
+    # Of a stitched model its language model's.
+    bases = family.rope_by_layer_type
     merged = {**stored, **own}
     for section in family.sections:
         kept, over = (

@@ -11,7 +11,7 @@ from vlmforge.config.encode import scalar_text
 from vlmforge.config.plain import is_section
 from vlmforge.errors import CheckpointError, ConfigError, Problem, one_of
 from vlmforge.models.published import describe
-from vlmforge.models.stitched import STITCHED
+from vlmforge.models.stitched import LANGUAGE_MODELS, STITCHED
 from vlmforge.models.stitched_files import LAYOUTS, Layout
 
 # Paths in a published config.json, and in a stitched one.
@@ -33,8 +33,10 @@ PUBLISHED: Mapping[str, str] = {
 }
 # What this version reads of what a published config.json could say.
 FIXED: Mapping[str, Any] = {"ps_version": "v2", "select_layer": -1}
-TEXT_FIELDS = ("model_type", "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "hidden_act")
-ROPE_FIELDS = ("rope_type", "rope_theta", "factor")
+TEXT_FIELDS = (
+    "model_type", "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "hidden_act", "hidden_activation",
+    "sliding_window", "query_pre_attn_scalar", "final_logit_softcapping", "num_experts_per_tok", "norm_topk_prob",
+)  # fmt: skip
 TOWER_FIELDS = ("num_attention_heads", "hidden_act", "norm_type", "layer_norm_eps", "patch_size")
 
 
@@ -107,16 +109,28 @@ def check_text(stored: Any, shape: Any, folder: Path) -> None:
     Raises:
         ConfigError: they differ.
     """
-    said = {name: getattr(stored, name, None) for name in TEXT_FIELDS}
-    _compare(said, shape, TEXT_FIELDS, "text_config", folder)
-    ropes = [getattr(config, "rope_parameters", None) or {} for config in (stored, shape)]
+    said, have = _text_facts(stored), _text_facts(shape)
     problems = [
-        _differ(f"model.config.text_config.{name}", ropes[1].get(name), name, ropes[0].get(name), str(folder))
-        for name in ROPE_FIELDS
-        if ropes[0].get(name) != ropes[1].get(name)
+        _differ(f"model.config.text_config.{name}", have.get(name), name, said.get(name), str(folder))
+        for name in {**said, **have}
+        if said.get(name) != have.get(name)
     ]
     if problems:
         raise ConfigError(problems)
+
+
+def _text_facts(text: Any) -> dict[str, Any]:
+    """Fields of a language model's config, those of rotary positions by the names that a recipe gives them."""
+    facts = {name: getattr(text, name) for name in TEXT_FIELDS if hasattr(text, name)}
+    family = LANGUAGE_MODELS.get(text.model_type)
+    bases = (family and family.rope_by_layer_type) or {"": "rope_theta"}
+    ropes: dict[str, Any] = dict(text.rope_parameters or {})
+    for kind, base in bases.items():
+        rope = dict(ropes.get(kind) or {}) if kind else ropes
+        facts[base] = rope.pop("rope_theta", None)
+        scaling = "rope_scaling" if base == "rope_theta" else f"rope_parameters.{kind}"
+        facts |= {f"{scaling}.{name}": value for name, value in rope.items() if value is not None}
+    return facts
 
 
 def check_tower(stored: Mapping[str, Any], shape: Any, folder: Path) -> None:
