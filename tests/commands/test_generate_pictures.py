@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
+from tests.numerics.cells import PAIRED, SELDOM, STITCHED
 from tests.support.tiny import load_plain, make_base
 from vlmforge.cli import main
 from vlmforge.config.schema import ImageConfig, ModelConfig
@@ -20,15 +21,7 @@ from vlmforge.models import FAMILIES
 from vlmforge.models.images import build_image_rule, save_processor
 from vlmforge.models.tokenizer import build_tokenizer
 
-NAMES = (
-    "qwen2_5_vl",
-    "qwen3_vl",
-    "qwen3_vl_moe",
-    "stitched-internvit-qwen2",
-    "stitched-radio-llama",
-    "stitched-siglip-qwen3",
-    "stitched-clip-mistral",
-)
+NAMES = ("qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", *STITCHED)
 # Of different lengths, so that a batch is padded; the second is about two pictures.
 QUESTIONS = {"What?": ["wide.png"], "And which of these two is the larger one?": ["high.png", "wide.png"]}
 BUDGET = {"min_pixels": 256, "max_pixels": 4096, "max_tiles": 4}
@@ -73,7 +66,7 @@ def by_transformers(folder: Path, model: Any, prompt: str, pictures: list[Image.
     return {**ids, "pixel_values": made["pixel_values"]}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *(pytest.param(name, marks=pytest.mark.slow) for name in PAIRED + SELDOM)])
 def test_an_answer_about_pictures_is_that_of_transformers(
     name: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

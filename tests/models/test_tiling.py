@@ -12,7 +12,7 @@ from tests.support.tiny import stitched_fields
 from transformers import PreTrainedTokenizerBase
 
 from vlmforge.config.schema import ImageConfig, ModelConfig
-from vlmforge.data.images import Measured, expand_images
+from vlmforge.data.images import Measured, expand_images, list_rules, shrink
 from vlmforge.data.media import Media
 from vlmforge.data.render import Renderer
 from vlmforge.data.sample import Place, Sample
@@ -180,6 +180,44 @@ def test_the_token_after_a_picture_is_not_trained() -> None:
     # The token at t + 1 is the label of position t; what follows 8 is not in the text.
     labels = [*(ids[t + 1] if is_label[t + 1] else -100 for t in range(7)), -100]
     assert labels == [-100, -100, -100, -100, -100, 7, 8, -100]
+
+
+WORKED = {
+    # Where pictures stand among 1,024 tokens and their tiles; tokens in all; positions whose label is trained.
+    "no picture": ((), 1024, [*range(1024)]),
+    "first": (((0, 1),), 1600, [*range(577, 1600)]),
+    "last": (((1023, 1),), 1600, [*range(1022)]),
+    "two, of one tile and of two": (((5, 1), (9, 2)), 2753, [*range(4), 582, 583, *range(1739, 2753)]),
+}
+
+
+@pytest.mark.parametrize("case", WORKED)
+def test_labels_are_those_of_the_systems_that_are_replaced(case: str) -> None:
+    """CLIP's 577 embeddings a tile; the token at place k of the text is k, so its label is k + 1."""
+    pictures, length, trained = WORKED[case]
+    word = 5000
+    ids = [*range(1025)]
+    for place, _ in pictures:
+        ids[place] = word
+    media = Media(b"", None, "picture")
+    measured = [Measured(media, ImageLayout((word,) * 577 * tiles, (1, 1, tiles)), 0) for _, tiles in pictures]
+    expanded, is_label, spans = expand_images(ids, [True] * 1025, word, measured, masks_next=True)
+    assert len(expanded) == length + 1
+    inside = {k for span in spans for k in range(span.start, span.stop)}
+    assert [token for k, token in enumerate(expanded) if k not in inside] == [token for token in ids if token != word]
+    # The token at k + 1 is the label of position k.
+    assert [k for k in range(length) if is_label[k + 1]] == trained
+
+
+def test_tiles_are_taken_away_in_the_steps_of_upstream_and_a_frame_has_one() -> None:
+    rule: Any
+    _, rule = rule_of(max_tiles=12, num_frames=2)
+    found = [one.max_tiles for one in list_rules(rule)]
+    assert found == [12, 8, 6, 4, 2, 1]
+    assert shrink(rule, rule.frame_shrinks).measure(400, 300).ids == (264,) * 4
+    _, few = rule_of(max_tiles=6)
+    assert [one.max_tiles for one in list_rules(few)] == [6, 4, 2, 1]
+    assert shrink(few, few.frame_shrinks).max_tiles == 1
 
 
 def test_a_sample_is_rendered_with_its_tiles() -> None:

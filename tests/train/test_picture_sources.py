@@ -156,7 +156,7 @@ def test_an_energon_blend_over_prepared_shards_is_trained_on(inside: Path) -> No
     assert all(name.startswith("prepared") for step in sample_ids(inside / "runs/energon") for name in step)
 
 
-@pytest.mark.parametrize("model", ["qwen3_vl_2b", "internvl3_1b"])
+@pytest.mark.parametrize("model", ["qwen3_vl_2b", "internvl3_1b", "nvlm_qwen2p5_7b_internvit_6b"])
 def test_films_are_trained_on(model: str, inside: Path) -> None:
     words = [f"data.train=[{FILMS},{TALK}]", f"model={model}", "model.image.num_frames=3", f"run.name={model}"]
     assert main(["train", *TINY, *WHOLE, *words]) == 0
