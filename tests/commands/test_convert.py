@@ -280,3 +280,15 @@ def test_a_config_json_that_says_otherwise_is_not_read_as_the_model(
     assert "model.config.text_config.rope_theta = 10000.0, and config.json has llm_config.rope_theta = 1" in told
     assert "fix:   model.config.vision_config.norm_type=rms_norm" in told
     assert "2 errors" in told
+
+
+def test_another_scaling_of_positions_is_not_read_as_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_published(tmp_path / "published", "nemotron_nano_vl")
+    fields = merge(fields_of("nemotron_nano_vl"), {"text_config": {"rope_scaling": {"low_freq_factor": 2.0}}})
+    assert convert(*overrides(fields), "checkpoint=published", "output=ours") == 2
+    told = capsys.readouterr().err
+    assert "text_config.rope_scaling.low_freq_factor = 2.0, and config.json has llm_config.rope_scaling.low_fr" in told
+    assert "1 error" in told

@@ -25,6 +25,11 @@ PUBLISHED: Mapping[str, str] = {
     "llm_config.hidden_act": "text_config.hidden_act",
     "llm_config.rope_theta": "text_config.rope_theta",
     "llm_config.rope_scaling.factor": "text_config.rope_scaling.factor",
+    "llm_config.rope_scaling.low_freq_factor": "text_config.rope_scaling.low_freq_factor",
+    "llm_config.rope_scaling.high_freq_factor": "text_config.rope_scaling.high_freq_factor",
+    "llm_config.rope_scaling.original_max_position_embeddings": (
+        "text_config.rope_scaling.original_max_position_embeddings"
+    ),
     "vision_config.num_attention_heads": "vision_config.num_attention_heads",
     "vision_config.hidden_act": "vision_config.hidden_act",
     "vision_config.norm_type": "vision_config.norm_type",
