@@ -336,3 +336,10 @@ def test_more_image_tokens_than_tiles_are_refused() -> None:
     model = build(stitched_fields("clip", "llama"))
     with pytest.raises(ValueError, match="5 image tokens for 4 embeddings"):
         model(input_ids=torch.full((1, 5), 264), pixel_values=torch.randn(1, 3, 32, 32))
+
+
+def test_tiles_beside_embeddings_are_refused() -> None:
+    model = build(stitched_fields("clip", "llama"))
+    embeds = model.get_input_embeddings()(torch.full((1, 5), 7))
+    with pytest.raises(ValueError, match="pixel_values need input_ids"):
+        model(inputs_embeds=embeds, pixel_values=torch.randn(1, 3, 32, 32))

@@ -100,8 +100,11 @@ class StitchedModel(StitchedPreTrainedModel):
         What else there is, masks, positions and a cache, the language model takes.
 
         Raises:
-            ValueError: there are more or fewer image tokens than embeddings of tiles.
+            ValueError: there are more or fewer image tokens than embeddings of tiles, or tiles beside `inputs_embeds`,
+                which say no places for them.
         """
+        if inputs_embeds is not None and pixel_values is not None:
+            raise ValueError("pixel_values need input_ids, which say where they stand, and not inputs_embeds")
         if inputs_embeds is None:
             assert input_ids is not None, "input_ids or inputs_embeds"
             is_image = input_ids == self.config.image_token_id
