@@ -38,9 +38,11 @@ from pathlib import Path
 from typing import Any
 
 from chitchat import parse_conversations
+from colours import name_colours
 from openmoji import Captioned, choose_captions, draw_pictures, read_index, split_captions, write_csv, write_messages
+from PIL import Image
 from registries import DebianFolder, DebianPackage, FetchError, NpmPackage, Package, Wheel, hash_file, say
-from stamps import QUESTION, draw_stamps, hash_stamps, read_stamps
+from stamps import draw_stamps, hash_stamps, read_stamps
 from wordnet import find_licence, parse_senses, split_senses
 
 from vlmforge.data.gsm8k_parquet import write_parquet
@@ -68,8 +70,8 @@ PARQUET_TRAIN_ROWS = 1000
 CHAT_ROWS = 2000
 OPENMOJI_PICTURES = 500
 OPENMOJI_PIXELS = 96
-# Those that are words about a thing.
-OPENMOJI_CAPTIONS, OPENMOJI_HELD_OUT = 1644, 150
+# Flags, and those that are words about a thing.
+OPENMOJI_CAPTIONS, OPENMOJI_HELD_OUT = 1914, 150
 STAMPS, STAMPS_HELD_OUT, STAMP_PIXELS = 785, 50, 128
 STAMPS_SHA256 = "bd462af36913f78d0658f7f941cdac1146f9266e53686fa882e926d468a24c3e"
 WORDNET_SENSES = 117_659  # the number of synsets that WordNet 3.0 itself states (wnstats(7WN))
@@ -307,7 +309,7 @@ def build_openmoji(archive_path: Path, folder: Path) -> None:
 def build_openmoji_all(archive_path: Path, folder: Path) -> None:
     """Draw every picture that has a caption."""
     require_packages(("resvg_py",), "draw SVG files")
-    captions = choose_captions(read_index(archive_path), OPENMOJI_CAPTIONS + 1)
+    captions = choose_captions(read_index(archive_path), OPENMOJI_CAPTIONS + 1, with_flags=True)
     expect("the number of captions", len(captions), OPENMOJI_CAPTIONS, archive_path)
     draw_pictures(archive_path, captions, folder, OPENMOJI_PIXELS)
     write_captions(captions, OPENMOJI_HELD_OUT, folder)
@@ -319,14 +321,26 @@ def build_tuxpaint(stamps_path: Path, folder: Path) -> None:
     expect("the number of stamps", len(stamps), STAMPS, stamps_path)
     expect("the sha256 over all stamps", hash_stamps(stamps), STAMPS_SHA256, stamps_path)
     draw_stamps(stamps, folder, STAMP_PIXELS)
-    write_captions(stamps, STAMPS_HELD_OUT, folder, QUESTION)
+    write_captions(stamps, STAMPS_HELD_OUT, folder)
 
 
-def write_captions(captions: Sequence[Captioned], num_held_out: int, folder: Path, *question: str) -> None:
-    """Write train.jsonl and validation.jsonl."""
-    parts = split_captions(captions, num_held_out)
-    for name, part in zip(("train", "validation"), parts, strict=True):
-        (folder / f"{name}.jsonl").write_text(write_messages(part, *question), encoding="utf-8")
+def write_captions(captions: Sequence[Captioned], num_held_out: int, folder: Path) -> None:
+    """Write train.jsonl and validation.jsonl: the colours and the kind of what a picture shows.
+
+    No thing of the same name is in both, and no training picture is the same as a held-out one, as flags of several
+    countries are.
+    """
+    train, held_out = split_captions(captions, num_held_out)
+    seen = {hash_file(folder / caption.file_name) for caption in held_out}
+    train = [caption for caption in train if hash_file(folder / caption.file_name) not in seen]
+
+    def describe(caption: Captioned) -> str:
+        with Image.open(folder / caption.file_name) as picture:
+            colours = name_colours(picture)
+        return f"{'an' if colours[0] in 'aeiou' else 'a'} {colours} {caption.kind}"
+
+    for name, part in {"train": train, "validation": held_out}.items():
+        (folder / f"{name}.jsonl").write_text(write_messages(part, say=describe), encoding="utf-8")
         say(f"  wrote {name}.jsonl ({len(part)} rows)")
 
 
@@ -427,8 +441,9 @@ OPENMOJI_ALL = Asset(
 OpenMoji 17.0.0 (https://openmoji.org), the open-source emoji and icon project.
 Licence: CC BY-SA 4.0, https://creativecommons.org/licenses/by-sa/4.0/ ; it holds for what is made of the pictures too.
 Origin: npm, openmoji@17.0.0, package/color/svg and package/data/openmoji.json
-Changes: all pictures but flags, brands and variants of skin, drawn from SVG as PNG of 96 x 96 pixels; captions are the
-    annotations of openmoji.json. Sorted by the sha256 of the caption; the last of them are validation.jsonl.
+Changes: all pictures but brands and variants of skin, drawn from SVG as PNG of 96 x 96 pixels; captions are the
+    commonest colours, which were counted, and a word for group and subgroup of openmoji.json. Sorted by the sha256 of
+    the annotation; the last of them are validation.jsonl, and no training picture is the same as one of these.
 """,
     build=build_openmoji_all,
 )
@@ -444,8 +459,9 @@ Stamps of Tux Paint (https://tuxpaint.org), by many authors.
 Licence: GPL-2 or later as a collection; many of them public domain or under other free licences, which
     /usr/share/doc/tuxpaint-stamps-default/copyright of the package names.
 Origin: Debian, tuxpaint-stamps-default (2022.06.04-1 and others), usr/share/tuxpaint/stamps
-Changes: PNG stamps with a sentence, at most 128 pixels a side; captions are the English sentences. Sorted by the
-    sha256 of the caption; the last of them are validation.jsonl.
+Changes: PNG stamps with a sentence, at most 128 pixels a side; captions are the commonest colours, which were counted,
+    and a word for the two outer folders. Sorted by the sha256 of the English sentence; the last of them are
+    validation.jsonl, and no training picture is the same as one of these.
 """,
     build=build_tuxpaint,
 )

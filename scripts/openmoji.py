@@ -10,20 +10,29 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from kinds import name_kind
+
 INDEX = "package/data/openmoji.json"
 DRAWING = "package/color/svg/{}.svg"
-# Flags and brands are names rather than things to see; variants of skin share a caption.
-LEFT_OUT_GROUPS = ("flags", "component", "extras-openmoji", "extras-unicode")
+# Brands are names rather than things to see, and so are flags where nothing says that they are flags. Variants of skin
+# share a caption.
+LEFT_OUT_GROUPS = ("component", "extras-openmoji", "extras-unicode")
+FLAGS = "flags"
 QUESTION = "What does this picture show?"
 
 
 class Captioned(Protocol):
     """A picture's file and what is said of it."""
+
+    @property
+    def kind(self) -> str:
+        """What sort of thing it shows."""
+        ...
 
     @property
     def file_name(self) -> str:
@@ -46,10 +55,12 @@ class Caption:
     Attributes:
         hexcode: its code points, which its file is called by.
         text: what it shows.
+        kind: what sort of thing that is.
     """
 
     hexcode: str
     text: str
+    kind: str = ""
 
     @property
     def file_name(self) -> str:
@@ -57,14 +68,16 @@ class Caption:
         return f"images/{self.hexcode}.png"
 
 
-def choose_captions(index: str, limit: int) -> list[Caption]:
+def choose_captions(index: str, limit: int, with_flags: bool = False) -> list[Caption]:
     """Captions spread evenly over those that are words about a thing, in OpenMoji's order."""
+    left_out = LEFT_OUT_GROUPS if with_flags else (*LEFT_OUT_GROUPS, FLAGS)
     usable = [
-        Caption(entry["hexcode"], entry["annotation"])
+        Caption(entry["hexcode"], entry["annotation"], name_kind(entry["group"], entry["subgroups"]))
         for entry in json.loads(index)
-        if not entry["skintone"] and entry["group"] not in LEFT_OUT_GROUPS
+        if not entry["skintone"] and entry["group"] not in left_out
     ]
-    return [usable[k * len(usable) // limit] for k in range(min(limit, len(usable)))]
+    num = min(limit, len(usable))
+    return [usable[k * len(usable) // num] for k in range(num)]
 
 
 def draw_pictures(archive_path: Path, captions: Sequence[Caption], folder: Path, size: int) -> None:
@@ -114,7 +127,11 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_messages(captions: Sequence[Captioned], question: str = QUESTION) -> str:
+def write_messages(
+    captions: Sequence[AnyCaption],
+    question: str = QUESTION,
+    say: Callable[[AnyCaption], str] = lambda caption: caption.text,
+) -> str:
     """Conversations of one question and one answer, one JSON object on a line."""
     rows = (
         {
@@ -126,7 +143,7 @@ def write_messages(captions: Sequence[Captioned], question: str = QUESTION) -> s
                         {"type": "text", "text": question},
                     ],
                 },
-                {"role": "assistant", "content": caption.text},
+                {"role": "assistant", "content": say(caption)},
             ]
         }
         for caption in captions

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kinds import name_kind
 from PIL import Image
-
-QUESTION = "Describe this picture."
 
 
 @dataclass(frozen=True)
@@ -24,11 +23,18 @@ class Stamp:
         name: its path without suffix, its parts joined by `-`.
         source: its file in the package.
         text: the sentence.
+        folders: below that of all stamps.
     """
 
     name: str
     source: Path
     text: str
+    folders: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """What sort of thing it shows, by the folders that it is in."""
+        return name_kind(*self.folders)
 
     @property
     def file_name(self) -> str:
@@ -44,8 +50,8 @@ def read_stamps(folder: Path) -> list[Stamp]:
         lines = note.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         # A first line with a mark is a translation's already.
         if lines and source.is_file() and "=" not in lines[0]:
-            name = "-".join(note.relative_to(folder).with_suffix("").parts)
-            stamps.append(Stamp(name, source, lines[0].strip()))
+            parts = note.relative_to(folder).with_suffix("").parts
+            stamps.append(Stamp("-".join(parts), source, lines[0].strip(), parts[:-1]))
     return stamps
 
 

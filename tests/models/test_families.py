@@ -51,7 +51,7 @@ PUBLISHED = {
     "nvlm_qwen2p5_7b_internvit_6b": 7_615_616_512 + 5_536_496_000 + 58_733_056,
     "nvlm_qwen2p5_7b_siglip": 7_615_616_512 + 413_327_088 + 29_364_736,
     # With 64 more rows; the tower is trained from nothing.
-    "nvlm_smollm2": 134_551_872 + 2_721_216 + 2_108_544,
+    "nvlm_smollm2": 134_551_872 + 2_822_592 + 2_108_544,
     "nvlm_yi_34b_internvit_6b": 34_388_917_248 + 5_536_496_000 + 408_970_240,
 }
 

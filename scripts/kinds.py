@@ -1,0 +1,83 @@
+"""One plain word for what sort of thing a picture shows, from the groups that OpenMoji and Tux Paint sort theirs into.
+
+The words are such as a language model has seen often: a frozen one does not learn to say `people body, person role`.
+"""
+
+from __future__ import annotations
+
+# A group, or a group and a subgroup, which goes first.
+KINDS = {
+    "smileys-emotion": "face",
+    "smileys-emotion/heart": "heart",
+    "smileys-emotion/emotion": "symbol",
+    "people-body": "person",
+    "people-body/family": "family",
+    "people-body/body-parts": "body part",
+    "people-body/hand-fingers-closed": "hand",
+    "people-body/hand-fingers-open": "hand",
+    "people-body/hand-fingers-partial": "hand",
+    "people-body/hand-prop": "hand",
+    "people-body/hand-single-finger": "hand",
+    "people-body/hands": "hand",
+    "animals-nature": "animal",
+    "animals-nature/animal-bird": "bird",
+    "animals-nature/animal-bug": "insect",
+    "animals-nature/animal-marine": "fish",
+    "animals-nature/plant-flower": "flower",
+    "animals-nature/plant-other": "plant",
+    "food-drink": "food",
+    "food-drink/drink": "drink",
+    "food-drink/food-fruit": "fruit",
+    "food-drink/food-vegetable": "vegetable",
+    "travel-places": "place",
+    "travel-places/place-building": "building",
+    "travel-places/place-religious": "building",
+    "travel-places/sky-weather": "sky",
+    "travel-places/time": "clock",
+    "travel-places/transport-air": "vehicle",
+    "travel-places/transport-ground": "vehicle",
+    "travel-places/transport-water": "vehicle",
+    "activities": "game",
+    "objects": "object",
+    "objects/clothing": "piece of clothing",
+    "objects/tool": "tool",
+    "symbols": "symbol",
+    "flags": "flag",
+    "animals": "animal",
+    "animals/birds": "bird",
+    "animals/insects": "insect",
+    "animals/fish": "fish",
+    "animals/shellfish": "fish",
+    "clothes": "piece of clothing",
+    "food": "food",
+    "food/fruit": "fruit",
+    "food/vegetables": "vegetable",
+    "hobbies": "object",
+    "household": "object",
+    "household/tools": "tool",
+    "medical": "object",
+    "military": "object",
+    "military/vehicles": "vehicle",
+    "naturalforces": "sky",
+    "people": "person",
+    "people/body_parts": "body part",
+    "plants": "plant",
+    "plants/flowers": "flower",
+    "seasonal": "object",
+    "space": "sky",
+    "sports": "game",
+    "symbols/alphabets": "letter",
+    "symbols/money": "coin",
+    "symbols/faces": "face",
+    "town": "place",
+    "town/flags": "flag",
+    "town/houses": "building",
+    "town/monuments": "building",
+    "town/roadsigns": "symbol",
+    "vehicles": "vehicle",
+}
+
+
+def name_kind(*groups: str) -> str:
+    """The word of the outermost group, or of it and the next one where these have a word of their own."""
+    return KINDS.get("/".join(groups[:2])) or KINDS[groups[0]]
