@@ -1,6 +1,6 @@
 """One plain word for what sort of thing a picture shows, from the groups that OpenMoji and Tux Paint sort theirs into.
 
-The words are such as a language model has seen often: a frozen one does not learn to say `people body, person role`.
+The words are such as a language model has seen often: a frozen one hardly comes to say `people body, person role`.
 """
 
 from __future__ import annotations
