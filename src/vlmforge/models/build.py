@@ -125,11 +125,26 @@ def find_text_layers(model: PreTrainedModel) -> list[nn.Module]:
     return _children(model, family.layers, family)
 
 
+def find_seeing(model: PreTrainedModel) -> list[nn.Module]:
+    """What tp does not cut: the blocks of a tower, the tower and the projector, the innermost first."""
+    family = find_family(model.config)
+    if family.vision is None:
+        return []
+    paths = [path for group in ("projector", "vision_tower") for path in _paths(family, group)]
+    tops = [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
+    return [*_children(model, family.vision.layers, family), *(model.get_submodule(path) for path in tops)]
+
+
+def _paths(family: Family, group: str) -> tuple[str, ...]:
+    """The modules of a group."""
+    named = family.groups.get(group, ())
+    return (named,) if isinstance(named, str) else named
+
+
 def find_frozen_towers(model: PreTrainedModel) -> list[nn.Module]:
     """The vision tower, where nothing in it is trained, adapters included."""
     family = find_family(model.config)
-    named = family.groups.get("vision_tower", ()) if family.vision is not None else ()
-    towers = [model.get_submodule(path) for path in ((named,) if isinstance(named, str) else named)]
+    towers = [model.get_submodule(path) for path in _paths(family, "vision_tower")] if family.vision is not None else []
     return [tower for tower in towers if not any(parameter.requires_grad for parameter in tower.parameters())]
 
 

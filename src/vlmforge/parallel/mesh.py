@@ -35,6 +35,7 @@ class World:
         axes: their sizes.
         mesh: axes `pp, dp_replicate, dp_shard, cp, tp`, outer to inner.
         weight_mesh: the same ranks as `dp_replicate, fsdp, tp`, where fsdp is dp_shard x cp.
+        tower_mesh: the same ranks as `dp_replicate, fsdp`, where fsdp is dp_shard x cp x tp.
         data_rank: which part of a global batch is this rank's; ranks along cp and tp have the same.
         num_data_ranks: in how many parts it is cut.
         ranks_per_machine: of consecutive numbers.
@@ -46,6 +47,7 @@ class World:
     axes: Axes
     mesh: DeviceMesh
     weight_mesh: DeviceMesh
+    tower_mesh: DeviceMesh
     data_rank: int
     num_data_ranks: int
     ranks_per_machine: int = 1
@@ -131,6 +133,7 @@ def open_world(
 def _build_world(axes: Axes, device: torch.device) -> World:
     sizes = (axes.pp, axes.dp_replicate, axes.dp_shard, axes.cp, axes.tp)
     weight_sizes = (axes.dp_replicate, axes.dp_shard * axes.cp, axes.tp)
+    tower_sizes = (axes.dp_replicate, axes.dp_shard * axes.cp * axes.tp)
     rank = dist.get_rank()
     return World(
         rank=rank,
@@ -139,6 +142,7 @@ def _build_world(axes: Axes, device: torch.device) -> World:
         axes=axes,
         mesh=init_device_mesh(device.type, sizes, mesh_dim_names=AXES),
         weight_mesh=init_device_mesh(device.type, weight_sizes, mesh_dim_names=WEIGHT_AXES),
+        tower_mesh=init_device_mesh(device.type, tower_sizes, mesh_dim_names=WEIGHT_AXES[:2]),
         data_rank=rank // (axes.cp * axes.tp),
         num_data_ranks=axes.num_data_ranks,
         ranks_per_machine=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,21 @@ from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from vlmforge.parallel.watch import doing
 
 
+@dataclass(frozen=True)
+class Apart:
+    """Modules of a model whose weights are shared out over other ranks than the rest.
+
+    Attributes:
+        modules: the innermost first.
+        mesh: axes `dp_replicate, fsdp` of their weights.
+        num_copies: how many of the ranks that share a weight compute the same gradient of it.
+    """
+
+    modules: Sequence[nn.Module]
+    mesh: DeviceMesh
+    num_copies: int = 1
+
+
 def apply_fsdp(
     root: nn.Module,
     layers: Sequence[nn.Module],
@@ -23,8 +39,7 @@ def apply_fsdp(
     *,
     param_dtype: torch.dtype,
     reduce_dtype: torch.dtype,
-    experts: Sequence[nn.Module] = (),
-    expert_mesh: DeviceMesh | None = None,
+    apart: Sequence[Apart] = (),
     is_offloaded: bool = False,
 ) -> None:
     """Shard each layer by itself and the rest (embedding, norm, head) with the root, in place.
@@ -35,8 +50,8 @@ def apply_fsdp(
         root: the module whose forward is the training step.
         layers: its transformer blocks, in order.
         mesh: axes `dp_replicate, fsdp, tp`; weights that tp has cut are cut further.
-        experts: of the layers, where they are on ranks of their own, fewer of which have the same ones.
-        expert_mesh: axes `dp_replicate, fsdp` of those.
+        apart: experts, where they are on ranks of their own; tower and projector, which tp does not cut. Of `layers`
+            those that are named here too are sharded here.
         param_dtype: type of the gathered weights and of the computation.
         reduce_dtype: type in which gradients are summed.
         is_offloaded: shards, their gradients and with them the optimizer are in CPU memory.
@@ -51,11 +66,14 @@ def apply_fsdp(
         if all(parameter in as_they_are for parameter in root.parameters()):
             return
     options: dict[str, Any] = {"mp_policy": policy, "offload_policy": offload, "ignored_params": as_they_are}
-    for module in experts:
-        assert expert_mesh is not None, "experts apart have a mesh"
-        fully_shard(module, mesh=_used_axes(expert_mesh), **options)
+    num_copies: dict[nn.Module, int] = {}
+    for other in apart:
+        num_copies |= dict.fromkeys(other.modules, other.num_copies)
+        for module in other.modules:
+            fully_shard(module, mesh=_used_axes(other.mesh), **options)
     for layer in layers:
-        fully_shard(layer, mesh=used, **options)
+        if layer not in num_copies:
+            fully_shard(layer, mesh=used, **options)
     # The root's weights are used first and last in a forward: freeing them in between only gathers them twice.
     fully_shard(root, mesh=used, **options, reshard_after_forward=False)
     for module in root.modules():
@@ -63,10 +81,10 @@ def apply_fsdp(
         if isinstance(module, FSDPModule) and dist.get_world_size() == 1:
             # torch has no public name for the class that it expects, and asks for no more than its methods.
             module.set_custom_reduce_scatter(_NothingToSum())  # pyright: ignore[reportArgumentType]
-        if isinstance(module, FSDPModule) and used.size() > 1:
+        if isinstance(module, FSDPModule) and (used.size() > 1 or module in num_copies):
             # gloo cannot scale while it reduces, so the sum is asked for by name.
             module.set_force_sum_reduction_for_comms(True)
-            module.set_gradient_divide_factor(1.0)
+            module.set_gradient_divide_factor(float(num_copies.get(module, 1)))
 
 
 class _NothingToSum:

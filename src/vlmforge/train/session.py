@@ -27,6 +27,7 @@ from vlmforge.models.build import (
     count_parameters,
     find_frozen_towers,
     find_layers,
+    find_seeing,
     find_text_layers,
     keep_frozen_as_stored,
     materialise,
@@ -49,7 +50,7 @@ from vlmforge.parallel.compiled import apply_compile
 from vlmforge.parallel.experts import ExpertRanks, build_expert_ranks
 from vlmforge.parallel.mesh import World, barrier, gather_objects
 from vlmforge.parallel.recompute import apply_recompute
-from vlmforge.parallel.shard import apply_fsdp
+from vlmforge.parallel.shard import Apart, apply_fsdp
 from vlmforge.parallel.tensor import TensorRanks, build_tensor_ranks
 from vlmforge.train.interrupt import StopWish
 from vlmforge.train.optimizer import build_optimizer
@@ -221,7 +222,10 @@ def build_root(config: Config, world: World) -> LossModel:
     _apply_kernels(model, config)
     apply_recompute(model, config.parallelism.recompute)
     ranks, experts = _build_ranks(world)
-    apart = apply_sharding(model, ranks, experts) if world.axes.tp > 1 or world.axes.ep > 1 else []
+    apart = [Apart(find_seeing(model), world.tower_mesh, num_copies=world.axes.tp)] if world.axes.tp > 1 else []
+    if world.axes.tp > 1 or world.axes.ep > 1:
+        moved = apply_sharding(model, ranks, experts)
+        apart += [Apart(moved, experts.weight_mesh)] if experts is not None and experts.weight_mesh is not None else []
     frozen = find_frozen_towers(model) if config.stage.frozen_in_eval else []
     root = LossModel(model, world.sequence_split(), ranks=ranks if ranks.size > 1 else None, kept_in_eval=frozen)
     precision = config.parallelism
@@ -229,8 +233,7 @@ def build_root(config: Config, world: World) -> LossModel:
         root,
         find_layers(model),
         world.weight_mesh,
-        experts=apart,
-        expert_mesh=experts.weight_mesh if experts is not None else None,
+        apart=apart,
         param_dtype=TORCH_DTYPES[precision.param_dtype],
         reduce_dtype=TORCH_DTYPES[precision.reduce_dtype],
         is_offloaded=precision.cpu_offload,
