@@ -213,6 +213,7 @@ BROKEN: Mapping[Case, str] = {
         replace(PACKED, mutation="no-kv-gradient-reduction"): "cp4",
         replace(PACKED, family="qwen3", mutation="no-head-norm-reduction"): "tp2",
         replace(PACKED, is_lora=True, packing="none", mutation="no-low-rank-reduction"): "tp2",
+        replace(PACKED, family="qwen3_vl", mutation="no-division-by-copies"): "tp2",
     }.items()
 }
 

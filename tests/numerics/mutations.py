@@ -12,6 +12,7 @@ import torch
 from vlmforge.models.adapters import is_adapter
 from vlmforge.parallel.context import SequenceSplit, _Exchange
 from vlmforge.parallel.mesh import World
+from vlmforge.parallel.shard import Apart
 from vlmforge.train import step as step_module
 
 
@@ -44,6 +45,10 @@ def _kv_copies_without_sum(self: SequenceSplit, heads: torch.Tensor) -> torch.Te
     return torch.stack([heads, *[heads.detach()] * (copies - 1)], dim=2).flatten(1, 2)
 
 
+def _without_copies(modules: Any, mesh: Any, num_copies: int = 1) -> Apart:
+    return Apart(modules, mesh)
+
+
 MUTATIONS: dict[str, Callable[[], Any]] = {
     # Each rank divides by its own number of label tokens.
     "no-label-count-reduction": lambda: mock.patch.object(step_module, "sum_over_ranks", lambda values, *_: [*values]),
@@ -51,6 +56,8 @@ MUTATIONS: dict[str, Callable[[], Any]] = {
     "use-cache": _with_cache,
     "no-head-norm-reduction": lambda: mock.patch("vlmforge.parallel.tensor._by_head", lambda module, _: module.forward),
     "no-low-rank-reduction": lambda: mock.patch("vlmforge.models.adapters._use_in_parts"),
+    # Each rank of tp has the whole gradient of a tower, and their sum is taken for it.
+    "no-division-by-copies": lambda: mock.patch("vlmforge.train.session.Apart", _without_copies),
     "labels-counted-twice": lambda: mock.patch.object(World, "num_batch_copies", 1),
     # A rank keeps the gradients that belong to other ranks' tokens.
     "no-gradient-exchange": lambda: mock.patch.object(_Exchange, "backward", lambda ctx, grad: (grad, None)),
