@@ -126,7 +126,7 @@ def find_text_layers(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def find_seeing(model: PreTrainedModel) -> list[nn.Module]:
-    """What tp does not cut: the blocks of a tower, the tower and the projector, the innermost first."""
+    """What tp does not cut: the blocks of a tower, the tower and the projector, the innermost first; none of text."""
     family = find_family(model.config)
     if family.vision is None:
         return []

@@ -222,10 +222,13 @@ def build_root(config: Config, world: World) -> LossModel:
     _apply_kernels(model, config)
     apply_recompute(model, config.parallelism.recompute)
     ranks, experts = _build_ranks(world)
-    apart = [Apart(find_seeing(model), world.tower_mesh, num_copies=world.axes.tp)] if world.axes.tp > 1 else []
+    apart: list[Apart] = []
+    if world.axes.tp > 1:
+        apart.append(Apart(find_seeing(model), world.tower_mesh, num_copies=world.axes.tp))
     if world.axes.tp > 1 or world.axes.ep > 1:
         moved = apply_sharding(model, ranks, experts)
-        apart += [Apart(moved, experts.weight_mesh)] if experts is not None and experts.weight_mesh is not None else []
+        if experts is not None and experts.weight_mesh is not None:
+            apart.append(Apart(moved, experts.weight_mesh))
     frozen = find_frozen_towers(model) if config.stage.frozen_in_eval else []
     root = LossModel(model, world.sequence_split(), ranks=ranks if ranks.size > 1 else None, kept_in_eval=frozen)
     precision = config.parallelism
