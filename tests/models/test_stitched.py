@@ -96,24 +96,27 @@ def test_pixel_shuffle_folds_neighbours_row_by_row() -> None:
     assert torch.equal(pixel_shuffle(features, 2), InternVLModel.pixel_shuffle(None, features, 0.5))
 
 
-@pytest.mark.parametrize(
-    ("kind", "width", "norm", "eps", "bias"),
-    [
-        ("llama3.1_8b", 4096, "layer_norm", 1e-5, True),
-        ("qwen2.0_72B", 29568, "layer_norm", 1e-6, False),
-        ("yi-34b", 20480, "layer_norm", 1e-5, False),
-        ("qwen2.5_7B", 3584, "rms_norm", 1e-6, False),
-        ("mistral_7b", 14336, "none", 1e-5, False),
-        ("llama3_8b", 14336, "rms_norm", 1e-6, False),
-        ("llama_nemotron_8b", 14336, "layer_norm", 1e-5, True),
-        ("hf", 4096, "layer_norm", 1e-5, False),
-    ],
-)
-def test_projectors_are_those_of_their_language_model(kind: str, width: int, norm: str, eps: float, bias: bool) -> None:
+# Of Megatron's multimodal examples, behind a Llama of width 4096 whose eps is 1e-6; "internvl" is InternVL's own.
+PROJECTOR_TABLE = {
+    "internvl": (4096, "layer_norm", 1e-5, True),
+    "llama3.1_8b": (4096, "layer_norm", 1e-5, True),
+    "qwen2.0_72B": (29568, "layer_norm", 1e-6, False),
+    "qwen2.5_72B": (29568, "layer_norm", 1e-6, False),
+    "yi-34b": (20480, "layer_norm", 1e-5, False),
+    "qwen2.5_7B": (3584, "rms_norm", 1e-6, False),
+    "mistral_7b": (14336, "none", 1e-5, False),
+    "llama3_8b": (14336, "rms_norm", 1e-6, False),
+    "llama3.2_1b": (2048, "layer_norm", 1e-5, False),
+    "llama_nemotron_8b": (14336, "layer_norm", 1e-5, True),
+    "hf": (4096, "layer_norm", 1e-5, False),
+}
+
+
+@pytest.mark.parametrize("kind", PROJECTORS)
+def test_projectors_are_those_of_their_language_model(kind: str) -> None:
     shape = StitchedConfig(text_config={**LLAMA_8B, "rms_norm_eps": 1e-6}, vision_config=CLIP_L, projector_type=kind)
     found = (shape.projector_hidden_size, shape.projector_norm, shape.projector_norm_eps, shape.projector_bias)
-    assert found == (width, norm, eps, bias)
-    assert kind in PROJECTORS
+    assert found == PROJECTOR_TABLE[kind]
 
 
 def test_the_norm_of_queries_knows_only_real_heads() -> None:
