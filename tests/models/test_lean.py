@@ -93,18 +93,22 @@ def cast_weights(model: Any) -> Any:
     return model
 
 
-@pytest.mark.parametrize("window", [None, 4])
-def test_bfloat16_attention_is_as_exact_as_torchs_own(window: int | None) -> None:
+@pytest.mark.parametrize(("lengths", "window"), [((12, 8), None), ((12, 8), 4), ((700, 40), None), ((700, 40), 100)])
+def test_bfloat16_attention_is_as_exact_as_torchs_own(lengths: tuple[int, int], window: int | None) -> None:
     torch.manual_seed(0)
-    heads = [torch.randn(1, n, 20, 8, dtype=torch.bfloat16) for n in (4, 2, 2)]
-    weight = torch.randn(1, 20, 4, 8)
+    num_tokens = sum(lengths)
+    heads = [torch.randn(1, n, num_tokens, 8, dtype=torch.bfloat16) for n in (4, 2, 2)]
+    # Large scores, of which bfloat16 alone knows one digit.
+    heads[0] *= 8
+    weight = torch.randn(1, num_tokens, 4, 8)
 
     def ours(*tensors: torch.Tensor) -> torch.Tensor:
-        borders = {"cu_seq_lens_q": torch.tensor([0, 12, 20], dtype=torch.int32), "max_length_q": 12}
-        return varlen_attention(torch.nn.Identity(), *tensors, None, sliding_window=window, **borders)[0]
+        borders = torch.tensor([0, lengths[0], num_tokens], dtype=torch.int32)
+        given = {"cu_seq_lens_q": borders, "max_length_q": max(lengths)}
+        return varlen_attention(torch.nn.Identity(), *tensors, None, sliding_window=window, **given)[0]
 
     def torchs(*tensors: torch.Tensor) -> torch.Tensor:
-        parts = zip(*(tensor.split([12, 8], dim=2) for tensor in tensors), strict=True)
+        parts = zip(*(tensor.split(lengths, dim=2) for tensor in tensors), strict=True)
         outs = [
             F.scaled_dot_product_attention(q, k, v, attn_mask=visible(q.shape[2], window, q.device), enable_gqa=True)
             for q, k, v in parts
@@ -117,5 +121,5 @@ def test_bfloat16_attention_is_as_exact_as_torchs_own(window: int | None) -> Non
         return [out, *torch.autograd.grad((out.double() * weight).sum(), inputs)]
 
     exact, others, mine = run(torchs, torch.float64), run(torchs, torch.bfloat16), run(ours, torch.bfloat16)
-    for true, other, own in zip(exact, others, mine, strict=True):
-        assert error(own, true) <= 1.01 * error(other, true)
+    for true, other, own, bound in zip(exact, others, mine, (1.01, 2.0, 2.0, 2.0), strict=True):
+        assert error(own, true) <= bound * error(other, true)

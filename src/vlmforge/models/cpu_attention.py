@@ -1,25 +1,30 @@
-"""Attention of packed samples, and of pictures, on a CPU: torch's own kernels, the backward one always in float32.
+"""Attention of packed samples, and of pictures, on a CPU.
 
-In bfloat16 that kernel is slower than in float32 with every cast counted (3.1 to 2.3 ms for 192 tokens and 9 heads on
-two cores), less exact, and compiles for each new length code that it keeps: 4 MB each, for as many lengths as the data
-has. Those of packed samples are operations of their own, which torch.compile takes as they are: what they run depends
-on where samples end.
+The forward kernel is torch's own. Its backward one is slower in bfloat16 than in float32 with every cast counted (3.1
+to 2.3 ms for 192 tokens and 9 heads on two cores), and compiles for each new length code that it keeps: 4 MB each, for
+as many lengths as the data has. So pictures and float32 take it in float32, and packed samples in bfloat16 products of
+blocks, which take two thirds of that time. Both are operations of their own, which torch.compile takes as they are:
+what they run depends on where samples end.
 """
 
-# Shapes: T tokens of all samples, L of one, N samples or pictures, H query heads, K key-value heads, D head_dim.
+# Shapes: T tokens of all samples, L of one, N samples or pictures, H query heads, K key-value heads, G query heads to
+# each of them, D head_dim; P tokens of all samples, each filled up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-# Samples go through the backward kernel together if none has less than this part of the longest one's tokens.
-SIMILAR = 0.8
+# Queries and keys of a block. oneDNN makes a kernel of about 0.7 MB for every size of a product and keeps it, so
+# samples are filled up to few sizes.
+ROWS, KEYS, GRAIN = 128, 512, 32
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -42,67 +47,6 @@ def attend_on_cpu(
         `[1, T, H, D]`.
     """
     return _attend(query, key, value, borders, scaling, window)[0]
-
-
-@dataclass(frozen=True)
-class _Together:
-    """Samples of similar lengths as rows of one tensor, each filled up with its own last token.
-
-    Causal attention of what counts sees none of these copies; they are made one gather a tensor, where a copy for each
-    sample would cost more than the products.
-
-    Attributes:
-        shape: samples and tokens of the longest one.
-        taken: `[samples * longest]`, which token of the row stands at each place.
-        places: `[tokens]`, where the samples' own tokens stand among them.
-        tokens: `[tokens]`, which those are.
-        copies: where the others stand.
-    """
-
-    shape: tuple[int, int]
-    taken: Tensor
-    places: Tensor
-    tokens: Tensor
-    copies: Tensor
-
-    def gather(self, heads: Tensor) -> Tensor:
-        """`[samples, H, longest, D]` of `[1, H, T, D]`."""
-        return heads[0].transpose(0, 1).index_select(0, self.taken).unflatten(0, self.shape).transpose(1, 2)
-
-    def scatter(self, target: Tensor, heads: Tensor) -> None:
-        """Write `[samples, H, longest, D]` into `[1, H, T, D]`, without the copies."""
-        own = heads.transpose(1, 2).flatten(0, 1).index_select(0, self.places)
-        target[0].transpose(0, 1).index_copy_(0, self.tokens, own)
-
-
-def _put_together(borders: Tensor) -> list[_Together]:
-    """All samples, those of similar lengths together, the longest of each group first.
-
-    A call for one sample gives 9 heads to 2 cores, and costs as much before its first product as 60 tokens.
-    """
-    samples = sorted(pairwise(borders.tolist()), key=lambda sample: sample[0] - sample[1])
-    groups: list[list[tuple[int, int]]] = []
-    for start, end in samples:
-        first = groups[-1][0] if groups else (0, 0)
-        if groups and end - start >= SIMILAR * (first[1] - first[0]):
-            groups[-1].append((start, end))
-        elif end > start:
-            groups.append([(start, end)])
-    return [_index(group) for group in groups]
-
-
-def _index(samples: Sequence[tuple[int, int]]) -> _Together:
-    """Of samples by their borders, the longest first."""
-    # Even, for two halves.
-    longest = samples[0][1] - samples[0][0]
-    longest += longest % 2
-    starts, ends = torch.tensor(samples).unbind(1)
-    place = torch.arange(longest)
-    wanted = starts[:, None] + place
-    is_own = (wanted < ends[:, None]).flatten()
-    taken = wanted.minimum(ends[:, None] - 1).flatten()
-    places = is_own.nonzero()[:, 0]
-    return _Together((len(samples), longest), taken, places, taken[places], (~is_own).nonzero()[:, 0])
 
 
 @torch.library.custom_op("vlmforge::cpu_attention", mutates_args=())
@@ -145,46 +89,173 @@ def _attend_backward(
     window: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, in their type and their layout."""
+    if query.dtype == torch.bfloat16:
+        return _undo_blocks(grad, query, key, value, out, log_sums, borders, scaling, window)
     grads = [torch.empty_like(tensor) for tensor in (query, key, value)]
-    read = (query, key, value, out.transpose(1, 2))
-    for samples in _put_together(borders):
-        inputs = [samples.gather(tensor).float() for tensor in read]
-        # Nothing comes back through the copies.
-        own = samples.gather(grad.transpose(1, 2)).float()
-        own.transpose(1, 2).view(-1, *own.shape[1::2]).index_fill_(0, samples.copies, 0.0)
-        sums = samples.gather(log_sums.unsqueeze(-1))[..., 0]
-        results = _undo([own, *inputs, sums], scaling, window)
-        for target, result in zip(grads, results, strict=True):
-            samples.scatter(target, result.to(target.dtype))
+    read = (grad.transpose(1, 2), query, key, value, out.transpose(1, 2), log_sums)
+    for g, q, k, v, o, sums, *targets in _samples(borders, *read, *grads):
+        wide = (tensor.float() for tensor in (g, q, k, v, o))
+        results = _backward(*wide, sums, 0.0, **_mask(q, window), scale=scaling)
+        for target, result in zip(targets, results, strict=True):
+            target.copy_(result)
     return grads[0], grads[1], grads[2]
 
 
-def _undo(read: Sequence[Tensor], scaling: float, window: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value, of the output's gradient, these three, the output and its log sums.
+def _undo_blocks(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    log_sums: Tensor,
+    borders: Tensor,
+    scaling: float,
+    window: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_attend_backward`, all of it in bfloat16, by products of blocks of queries and keys; sums in float32.
 
-    All are `[N, H, L, ...]`, with an even L, and lie as `[N, L, H, ...]`. The kernel multiplies what a token does not
-    see too: in two halves, each with itself and the second with the first, it is three quarters of that.
+    A score rounded to bfloat16 is wrong by up to 1/256 of itself, and the weight by as much as the score is: so the
+    product subtracts first, and rounds what is small where the weight counts. What it subtracts is a bfloat16, too;
+    the exact rest of it is a factor of the output's gradient.
     """
-    query = read[1]
-    if window is not None and query.shape[2] > window:
-        return _backward(*read, 0.0, **_mask(query, window), scale=scaling)
-    halves = [_halve(tensor) for tensor in read]
-    own = _backward(*(half.flatten(0, 1) for half in halves), 0.0, is_causal=True, scale=scaling)
-    grads, queries, keys, values, outs, log_sums = halves
-    earlier = _backward(
-        grads[:, 1], queries[:, 1], keys[:, 0], values[:, 0], outs[:, 1], log_sums[:, 1], 0.0, False, scale=scaling
+    num_groups = key.shape[1]
+    filled = _fill_up(tuple(borders.tolist()), num_groups)
+    queries, keys, values, grads, outs, sums = (
+        # [T * K, G, D]
+        heads[0].transpose(0, 1).unflatten(1, (num_groups, -1)).flatten(0, 1)
+        for heads in (query, key, value, grad.transpose(1, 2), out.transpose(1, 2), log_sums.unsqueeze(-1))
     )
-    for target, more, half in zip(own, earlier, (1, 0, 0), strict=True):
-        target.unflatten(0, (-1, 2))[:, half].add_(more)
-    query_grad, key_grad, value_grad = (
-        half.transpose(1, 2).unflatten(0, (-1, 2)).flatten(1, 2).transpose(1, 2) for half in own
-    )
-    return query_grad, key_grad, value_grad
+    # Equal weights of n tokens are a score of -log(n) each, a single one is 0: half of it is far from neither.
+    shift = (sums - filled.half_logs).to(query.dtype)
+    grads = grads.float().mul_((shift.float() - sums).exp_().mul_(scaling)).to(query.dtype)
+    delta = (grads.float() * outs.float()).sum(-1, keepdim=True).neg_()
+    high = delta.to(query.dtype)
+    grads = torch.cat([grads, high, (delta - high.float()).to(query.dtype)], -1)
+    values = F.pad(values, (0, 2), value=1.0)
+    read = [filled.gather(tensor) for tensor in (queries, keys, values, grads, -shift)]
+    # Nothing comes back through what is filled up.
+    read[3].index_fill_(0, filled.copies, 0.0)
+    written = [torch.empty_like(read[0]), torch.empty_like(read[1]), torch.empty_like(read[1])]
+    for sample in zip(*(filled.split(tensor) for tensor in (*read, *written)), strict=True):
+        _undo_sample(*sample, scaling, window)
+    written[2].div_(scaling)
+    results = [torch.empty_like(tensor) for tensor in (query, key, value)]
+    for result, tensor in zip(results, written, strict=True):
+        result[0].transpose(0, 1).copy_(tensor.index_select(0, filled.places).view(result[0].transpose(0, 1).shape))
+    return results[0], results[1], results[2]
 
 
-def _halve(tensor: Tensor) -> Tensor:
-    """`[N, 2, H, L / 2, ...]` of `[N, H, L, ...]`."""
-    return tensor.transpose(1, 2).unflatten(1, (2, -1)).transpose(2, 3)
+def _undo_sample(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    grad: Tensor,
+    shift: Tensor,
+    query_grad: Tensor,
+    key_grad: Tensor,
+    value_grad: Tensor,
+    scaling: float,
+    window: int | None,
+) -> None:
+    """Write one sample's three gradients, `value_grad` times `scaling`.
+
+    Args:
+        query: `[K, L, G, D]`.
+        key: `[K, L, 1, D]`.
+        value: `[K, L, 1, D + 2]`, two ones behind each.
+        grad: `[K, L, G, D + 2]`, of the output, times `scaling` and what `shift` leaves; behind it the two parts of
+            what is added to the gradients of weights.
+        shift: `[K, L, G, 1]`, what is added to scores.
+        query_grad: as query.
+        key_grad: as key.
+        value_grad: as key.
+        scaling: factor of the scores.
+        window: how many tokens back a token sees, itself counted; None: all.
+    """
+    num_tokens = query.shape[1]
+    key_sum, value_sum = (torch.zeros(key.squeeze(2).shape) for _ in range(2))
+    for top in range(0, num_tokens, ROWS):
+        rows = slice(top, min(top + ROWS, num_tokens))
+        # [K, rows * G, ...]
+        q, g, s = (tensor[:, rows].flatten(1, 2) for tensor in (query, grad, shift))
+        own = g[..., :-2].contiguous()
+        parts = []
+        for left in range(_first_key(top, window), rows.stop, KEYS):
+            columns = slice(left, min(left + KEYS, rows.stop))
+            k, v = (tensor[:, columns].flatten(1, 2) for tensor in (key, value))
+            bias = _hide(rows.stop - top, columns.stop - left, top - left, window)
+            weights = (s.unflatten(1, (-1, query.shape[2])) + bias).flatten(1, 2)
+            weights.baddbmm_(q, k.mT, alpha=scaling).exp_()
+            score_grad = torch.bmm(g, v.mT).mul_(weights)
+            value_sum[:, columns] += torch.bmm(weights.mT, own).float()
+            key_sum[:, columns] += torch.bmm(score_grad.mT, q).float()
+            parts.append(torch.bmm(score_grad, k))
+        total = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0, dtype=torch.float32)
+        query_grad[:, rows] = total.view(query_grad[:, rows].shape)
+    key_grad.squeeze(2).copy_(key_sum)
+    value_grad.squeeze(2).copy_(value_sum)
+
+
+def _first_key(row: int, window: int | None) -> int:
+    """Where the blocks of keys begin for the queries from `row` on."""
+    return 0 if window is None else max(0, row - window + 1) // KEYS * KEYS
+
+
+@lru_cache(maxsize=64)
+def _hide(num_rows: int, num_keys: int, distance: int, window: int | None) -> Tensor:
+    """`[rows, 1, keys]` of 0 and, where a query does not see a key, -inf; the first query is `distance` further on."""
+    back = distance + torch.arange(num_rows)[:, None] - torch.arange(num_keys)
+    hidden = (back < 0) if window is None else (back < 0) | (back >= window)
+    return torch.zeros(num_rows, 1, num_keys, dtype=torch.bfloat16).masked_fill_(hidden[:, None], float("-inf"))
+
+
+@dataclass(frozen=True)
+class _Filled:
+    """Samples one after the other, each `[K, L]` and filled up with its last token to an L of few sizes.
+
+    Attributes:
+        taken: `[P * K]`, which token and head, of T x K, stands at each place.
+        places: `[T * K]`, where each stands.
+        copies: where those stand that fill up.
+        sizes: each sample's part of P * K.
+        half_logs: `[T * K, 1, 1]`, half the logarithm of how many tokens of its sample each one sees.
+        num_groups: K.
+    """
+
+    taken: Tensor
+    places: Tensor
+    copies: Tensor
+    sizes: tuple[int, ...]
+    half_logs: Tensor
+    num_groups: int
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """`[P * K, ...]` of `[T * K, ...]`."""
+        return tensor.index_select(0, self.taken)
+
+    def split(self, tensor: Tensor) -> list[Tensor]:
+        """`[K, L, ...]` for each sample, of `[P * K, ...]`."""
+        return [part.unflatten(0, (self.num_groups, -1)) for part in tensor.split(self.sizes)]
+
+
+# All layers of a micro-batch ask the same.
+@lru_cache(maxsize=2)
+def _fill_up(borders: tuple[int, ...], num_groups: int) -> _Filled:
+    group = torch.arange(num_groups)[:, None]
+    taken, is_own = [], []
+    for start, end in pairwise(borders):
+        place = torch.arange(-(-(end - start) // GRAIN) * GRAIN)
+        token = start + place.clamp(max=end - start - 1)
+        taken.append((token * num_groups + group).flatten())
+        is_own.append((place < end - start).expand(num_groups, -1).flatten())
+    own = torch.cat(is_own)
+    everything = torch.cat(taken)
+    places = torch.empty(borders[-1] * num_groups, dtype=torch.long)
+    places[everything[own]] = own.nonzero()[:, 0]
+    seen = torch.cat([torch.arange(1, end - start + 1) for start, end in pairwise(borders)])
+    half_logs = seen.log().div_(2).repeat_interleave(num_groups).view(-1, 1, 1)
+    sizes = tuple(part.numel() for part in taken)
+    return _Filled(everything, places, (~own).nonzero()[:, 0], sizes, half_logs, num_groups)
 
 
 @_attend_backward.register_fake
