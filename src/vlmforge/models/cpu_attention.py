@@ -25,6 +25,9 @@ from torch import Tensor
 # Queries and keys of a block. oneDNN makes a kernel of about 0.7 MB for every size of a product and keeps it, so
 # samples are filled up to few sizes.
 ROWS, KEYS, GRAIN = 128, 512, 32
+# oneDNN shares out products of a batch, and so few as one sample's key-value heads badly: samples that have not less
+# than this part of the longest one's tokens go together, until they are as many.
+BATCH, SIMILAR = 8, 0.8
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -211,51 +214,63 @@ def _hide(num_rows: int, num_keys: int, distance: int, window: int | None) -> Te
 
 @dataclass(frozen=True)
 class _Filled:
-    """Samples one after the other, each `[K, L]` and filled up with its last token to an L of few sizes.
+    """Samples, the longest first, each `[K, L]` and filled up with its last token to an L of few sizes.
 
     Attributes:
         taken: `[P * K]`, which token and head, of T x K, stands at each place.
         places: `[T * K]`, where each stands.
         copies: where those stand that fill up.
-        sizes: each sample's part of P * K.
+        shapes: of samples of the same L: heads of them all, and L.
         half_logs: `[T * K, 1, 1]`, half the logarithm of how many tokens of its sample each one sees.
-        num_groups: K.
     """
 
     taken: Tensor
     places: Tensor
     copies: Tensor
-    sizes: tuple[int, ...]
+    shapes: tuple[tuple[int, int], ...]
     half_logs: Tensor
-    num_groups: int
 
     def gather(self, tensor: Tensor) -> Tensor:
         """`[P * K, ...]` of `[T * K, ...]`."""
         return tensor.index_select(0, self.taken)
 
     def split(self, tensor: Tensor) -> list[Tensor]:
-        """`[K, L, ...]` for each sample, of `[P * K, ...]`."""
-        return [part.unflatten(0, (self.num_groups, -1)) for part in tensor.split(self.sizes)]
+        """`[K, L, ...]` of samples of the same L, of `[P * K, ...]`."""
+        parts = tensor.split([heads * length for heads, length in self.shapes])
+        return [part.unflatten(0, shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
 
 # All layers of a micro-batch ask the same.
 @lru_cache(maxsize=2)
 def _fill_up(borders: tuple[int, ...], num_groups: int) -> _Filled:
+    taken, is_own, shapes = [], [], []
     group = torch.arange(num_groups)[:, None]
-    taken, is_own = [], []
-    for start, end in pairwise(borders):
-        place = torch.arange(-(-(end - start) // GRAIN) * GRAIN)
-        token = start + place.clamp(max=end - start - 1)
-        taken.append((token * num_groups + group).flatten())
-        is_own.append((place < end - start).expand(num_groups, -1).flatten())
-    own = torch.cat(is_own)
-    everything = torch.cat(taken)
+    for samples in _put_together(borders, num_groups):
+        starts, ends = torch.tensor(samples)[..., None, None].unbind(1)
+        length = -(-(samples[0][1] - samples[0][0]) // GRAIN) * GRAIN
+        token = starts + torch.arange(length)
+        taken.append((token.minimum(ends - 1) * num_groups + group).flatten())
+        is_own.append((token < ends).expand(-1, num_groups, -1).flatten())
+        shapes.append((len(samples) * num_groups, length))
+    own, everything = torch.cat(is_own), torch.cat(taken)
     places = torch.empty(borders[-1] * num_groups, dtype=torch.long)
     places[everything[own]] = own.nonzero()[:, 0]
     seen = torch.cat([torch.arange(1, end - start + 1) for start, end in pairwise(borders)])
     half_logs = seen.log().div_(2).repeat_interleave(num_groups).view(-1, 1, 1)
-    sizes = tuple(part.numel() for part in taken)
-    return _Filled(everything, places, (~own).nonzero()[:, 0], sizes, half_logs, num_groups)
+    return _Filled(everything, places, (~own).nonzero()[:, 0], tuple(shapes), half_logs)
+
+
+def _put_together(borders: tuple[int, ...], num_groups: int) -> list[list[tuple[int, int]]]:
+    """All samples by their borders, the longest first; of similar lengths as many together as give `BATCH` products."""
+    together: list[list[tuple[int, int]]] = []
+    for start, end in sorted(pairwise(borders), key=lambda sample: sample[0] - sample[1]):
+        first = together[-1][0] if together else (0, 0)
+        is_full = not together or len(together[-1]) * num_groups >= BATCH
+        if not is_full and end - start >= SIMILAR * (first[1] - first[0]):
+            together[-1].append((start, end))
+        elif end > start:
+            together.append([(start, end)])
+    return together
 
 
 @_attend_backward.register_fake
