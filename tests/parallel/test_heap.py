@@ -1,4 +1,4 @@
-"""What a process holds of the memory that it has given back, by its own resident pages."""
+"""What a process holds of the memory that it has given back, and in pages of which size, by the system's own count."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import json
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+
+def may_ask_for_huge_pages() -> bool:
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return platform.libc_ver()[0] == "glibc" and setting.is_file() and "[never]" not in setting.read_text()
+
 
 # A hundred MiB in blocks that come from the heap, given back below one that stays; how many MiB then remain resident.
 PROGRAM = """
@@ -40,3 +47,28 @@ def test_memory_goes_back_only_if_gradients_need_room():
     assert kept > 95, "what is freed stays for the next tensors"
     assert still > 95, "gradients of a megabyte need no room"
     assert after < 20, "gradients of a gigabyte do"
+
+
+# What of 64 MiB in blocks from the heap is in huge pages.
+HUGE = """
+from pathlib import Path
+from vlmforge.parallel.heap import keep_free_memory, reserve_huge_pages
+
+def huge():
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("AnonHugePages"))) / 1024
+
+keep_free_memory()
+reserve_huge_pages()
+before = huge()
+blocks = [bytearray(2**20) for _ in range(64)]
+for block in blocks:
+    block[::4096] = bytes(256)
+print(huge() - before)
+"""
+
+
+@pytest.mark.skipif(not may_ask_for_huge_pages(), reason="the system gives no huge pages to who asks for them")
+def test_the_heap_grows_in_huge_pages():
+    output = subprocess.run([sys.executable, "-c", HUGE], capture_output=True, text=True, check=True).stdout
+    assert float(output) > 48

@@ -28,6 +28,7 @@ from vlmforge.models.images import build_image_rule
 from vlmforge.models.tokenizer import build_tokenizer
 from vlmforge.observe.memory import peak_memory_gib
 from vlmforge.observe.progress import Progress
+from vlmforge.parallel.heap import reserve_huge_pages
 from vlmforge.parallel.mesh import World, open_world
 from vlmforge.parallel.reduce import any_rank
 from vlmforge.parallel.watch import at_step, doing
@@ -58,6 +59,8 @@ def train(config: Config, sizes: BatchSizes) -> int:
     # From here on a signal is a wish: even while the weights are loading it must not tear the ranks apart.
     with watch_signals() as wish, _join(config, sizes) as world:
         torch.use_deterministic_algorithms(config.run.deterministic)
+        if world.device.type == "cpu" and config.stage.adapter is not None:
+            reserve_huge_pages()
         tokenizer = build_tokenizer(config.model)
         image_rule = build_image_rule(config.model, tokenizer)
         lengths = read_lengths(run) or measure_train_lengths(config, tokenizer, image_rule)
