@@ -124,8 +124,7 @@ def _undo_blocks(
     num_groups = key.shape[1]
     filled = _fill_up(tuple(borders.tolist()), num_groups)
     queries, keys, values, grads, outs, sums = (
-        # [T * K, G, D]
-        heads[0].transpose(0, 1).unflatten(1, (num_groups, -1)).flatten(0, 1)
+        heads[0].transpose(0, 1).unflatten(1, (num_groups, -1)).flatten(0, 1)  # [T * K, G, D]
         for heads in (query, key, value, grad.transpose(1, 2), out.transpose(1, 2), log_sums.unsqueeze(-1))
     )
     # Equal weights of n tokens are a score of -log(n) each, a single one is 0: half of it is far from neither.
@@ -139,16 +138,16 @@ def _undo_blocks(
     # Nothing comes back through what is filled up.
     read[3].index_fill_(0, filled.copies, 0.0)
     written = [torch.empty_like(read[0]), torch.empty_like(read[1]), torch.empty_like(read[1])]
-    for sample in zip(*(filled.split(tensor) for tensor in (*read, *written)), strict=True):
-        _undo_sample(*sample, scaling, window)
-    written[2].div_(scaling)
+    for samples in zip(*(filled.split(tensor) for tensor in (*read, *written)), strict=True):
+        _undo_samples(*samples, scaling, window)
     results = [torch.empty_like(tensor) for tensor in (query, key, value)]
     for result, tensor in zip(results, written, strict=True):
-        result[0].transpose(0, 1).copy_(tensor.index_select(0, filled.places).view(result[0].transpose(0, 1).shape))
+        by_token = result[0].transpose(0, 1)
+        by_token.copy_(tensor.index_select(0, filled.places).view(by_token.shape))
     return results[0], results[1], results[2]
 
 
-def _undo_sample(
+def _undo_samples(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -160,7 +159,7 @@ def _undo_sample(
     scaling: float,
     window: int | None,
 ) -> None:
-    """Write one sample's three gradients, `value_grad` times `scaling`.
+    """Write the three gradients of samples of one L, their heads beside each other.
 
     Args:
         query: `[K, L, G, D]`.
@@ -196,7 +195,8 @@ def _undo_sample(
         total = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0, dtype=torch.float32)
         query_grad[:, rows] = total.view(query_grad[:, rows].shape)
     key_grad.squeeze(2).copy_(key_sum)
-    value_grad.squeeze(2).copy_(value_sum)
+    # The output's gradient was scaled for the scores.
+    value_grad.squeeze(2).copy_(value_sum.div_(scaling))
 
 
 def _first_key(row: int, window: int | None) -> int:
@@ -261,7 +261,7 @@ def _fill_up(borders: tuple[int, ...], num_groups: int) -> _Filled:
 
 
 def _put_together(borders: tuple[int, ...], num_groups: int) -> list[list[tuple[int, int]]]:
-    """All samples by their borders, the longest first; of similar lengths as many together as give `BATCH` products."""
+    """Where samples begin and end, the longest first; those of similar lengths together, `BATCH` heads of them."""
     together: list[list[tuple[int, int]]] = []
     for start, end in sorted(pairwise(borders), key=lambda sample: sample[0] - sample[1]):
         first = together[-1][0] if together else (0, 0)
