@@ -44,6 +44,23 @@ def test_an_absent_file_names_the_nearest_one_and_the_line_of_the_recipe(make_co
     assert problem.fix == f"did you mean  {tmp_path}/train.jsonl"
 
 
+# What the recipes read that are here, and what makes it.
+MADE_BY = {
+    "gsm8k/test.jsonl": "fetch_assets.py",
+    "openmoji-all/train.jsonl": "fetch_assets.py --only openmoji_all",
+    "drawn/train.jsonl": "draw_questions.py",
+}
+
+
+@pytest.mark.parametrize(("path", "script"), MADE_BY.items())
+def test_an_absent_asset_names_what_makes_it(path, script, make_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (problem,) = check(make_config, source(f"assets/{path}"))
+    folder = path.partition("/")[0]
+    wanted = f"python scripts/{script}  makes assets/{folder}/ (docs/assets.md), or give the path of your own file"
+    assert problem.fix == wanted
+
+
 @pytest.mark.parametrize(
     ("broken", "words"),
     [

@@ -7,6 +7,15 @@ from pathlib import Path
 from vlmforge.data.locations import FILE_SUFFIXES
 from vlmforge.errors import nearest, one_of
 
+# Folders of assets/ that have to be asked for; the other ones are made by `fetch_assets.py` alone.
+_MADE_BY = {
+    "drawn": "draw_questions.py",
+    "chat": "fetch_assets.py --only chat",
+    "openmoji": "fetch_assets.py --only openmoji",
+    "openmoji-all": "fetch_assets.py --only openmoji_all",
+    "tuxpaint": "fetch_assets.py --only tuxpaint",
+    "wordnet": "fetch_assets.py --only wordnet",
+}
 # Names of a folder that are listed, where none is like the one that is wanted.
 _MOST_NAMES = 8
 
@@ -15,7 +24,9 @@ def advise_path(path: str) -> str:
     """The nearest name in the folder where the file should be, or the nearest folder."""
     folder, name = Path(path).parent, Path(path).name
     if not folder.is_dir() and folder.parts[:1] == ("assets",):
-        return "python scripts/fetch_assets.py  makes assets/ (docs/assets.md), or give the path of your own file"
+        asset = "/".join(folder.parts[:2])
+        script = _MADE_BY.get(asset.removeprefix("assets/"), "fetch_assets.py")
+        return f"python scripts/{script}  makes {asset}/ (docs/assets.md), or give the path of your own file"
     if not folder.is_dir() and folder.name == "gsm8k" and Path(path).suffix == ".parquet":
         rows = Path(path).with_suffix(".jsonl").name
         return f"python -m vlmforge.data.gsm8k_parquet {rows} {path}  makes it of GSM8K's own lines (docs/assets.md)"
