@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vlmforge.checkpoint.store import SafetensorsReader, list_steps, read_state, save_step, step_folder
+from vlmforge.checkpoint.steps import list_steps, step_folder
+from vlmforge.checkpoint.store import SafetensorsReader, read_state, save_step
 from vlmforge.config.derived import Axes
 from vlmforge.errors import CheckpointError
 from vlmforge.parallel.mesh import open_world

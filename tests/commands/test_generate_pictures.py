@@ -93,3 +93,34 @@ def test_an_answer_about_pictures_is_that_of_transformers(
             expected = theirs[0, inputs["input_ids"].shape[1] :].tolist()
             assert ours[: len(expected)] == expected, use_cache
             assert set(ours[len(expected) :]) <= {256}
+
+
+def test_what_is_wrong_with_pictures_and_the_checkpoint_is_said_at_once(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(here)
+    (tmp_path / "text.png").write_text("no picture")
+    pictures = ["wide.png", "absent.png", f"{tmp_path}/text.png"]
+    words = ["generate", "checkpoint=absent", "prompt=What?", *(f"image={name}" for name in pictures)]
+    assert main(words) == 4
+    told = capsys.readouterr().err
+    assert "file absent.png does not exist" in told
+    assert "mend the path; relative ones start at the working directory" in told
+    assert "the file is no picture" in told
+    assert "checkpoint = absent is no folder" in told
+    assert "3 errors" in told
+    assert "on_bad_sample" not in told
+
+
+def test_every_bad_picture_of_a_file_of_prompts_is_named_before_the_first_answer(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": "What?", "images": [name]} for name in (str(here / "wide.png"), "a.png", "b.png")]
+    (tmp_path / "ask.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [f"input={tmp_path / 'ask.jsonl'}", f"output={tmp_path / 'answers.jsonl'}"]
+    assert main(["generate", f"checkpoint={here}", *words]) == 4
+    told = capsys.readouterr().err
+    assert f"{tmp_path}/ask.jsonl:2" in told
+    assert f"{tmp_path}/ask.jsonl:3" in told
+    assert f"relative ones start at {tmp_path}" in told
+    assert list(tmp_path.iterdir()) == [tmp_path / "ask.jsonl"]

@@ -65,7 +65,8 @@ def test_the_labels_of_a_problem_are_its_answer_and_the_end_marker() -> None:
 def test_two_steps_lower_the_loss_and_the_export_is_the_trained_model(kind: str, here: Path) -> None:
     from vlmforge.commands.configuring import load_settings
     from vlmforge.commands.request import Request
-    from vlmforge.generate.load import find_checkpoint, load_checkpoint
+    from vlmforge.generate.find import find_checkpoint
+    from vlmforge.generate.load import load_checkpoint
 
     extra = ["stage.optimizer.lr=1e-4", "data.train.0.rows=[0,4]", "stage.packing_window=4"]
     assert main(["train", f"recipe=smollm2/gsm8k_{kind}", MODEL, *SHORT, *extra, f"run.name={kind}"]) == 0

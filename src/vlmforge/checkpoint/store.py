@@ -27,23 +27,8 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
+from vlmforge.checkpoint.steps import STATE_FILE, STEP_PREFIX, list_steps, step_folder
 from vlmforge.errors import CheckpointError, Problem
-
-STATE_FILE = "state.json"
-STEP_PREFIX = "step-"
-
-
-def step_folder(checkpoints: Path, step: int) -> Path:
-    """`checkpoints/step-00000100` for step 100."""
-    return checkpoints / f"{STEP_PREFIX}{step:08d}"
-
-
-def list_steps(checkpoints: Path) -> list[int]:
-    """Steps with a complete checkpoint, ascending."""
-    if not checkpoints.is_dir():
-        return []
-    names = [path.parent.name for path in checkpoints.glob(f"{STEP_PREFIX}*/{STATE_FILE}")]
-    return sorted(int(name.removeprefix(STEP_PREFIX)) for name in names)
 
 
 def save_step(checkpoints: Path, step: int, tensors: Mapping[str, Tensor], small: Mapping[str, Any]) -> Path:

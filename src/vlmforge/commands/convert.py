@@ -56,7 +56,7 @@ def _find_folder(name: str, output_dir: str) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    from vlmforge.generate.load import find_checkpoint
+    from vlmforge.generate.find import find_checkpoint
     from vlmforge.models.hub import fetch_folder
 
     found = find_checkpoint(name, output_dir)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vlmforge.commands.configuring import load_config, load_settings
 from vlmforge.commands.request import Request
 from vlmforge.config.schema import Config
-from vlmforge.errors import EXIT_OK, ConfigError, Problem
+from vlmforge.errors import EXIT_OK, ConfigError, DataError, Problem, VlmforgeError
 
 # What `generate checkpoint=` takes from the command line.
 USED_KEYS = (
@@ -24,6 +24,7 @@ USED_KEYS = (
 HUB_KEYS = ("model.revision",)
 
 if TYPE_CHECKING:
+    from vlmforge.generate.find import Checkpoint
     from vlmforge.generate.load import LoadedModel
     from vlmforge.generate.prompts import PromptRow
 
@@ -37,13 +38,61 @@ def run(request: Request) -> int:
         DataError: a prompt is none, or too long.
     """
     _check_arguments(request)
-    config, loaded = _load(request)
+    asked, config, checkpoint = _find_inputs(request)
+    loaded = _load(config, checkpoint)
     if request.one("input") is not None:
         model = request.one("checkpoint") or request.required("recipe", "quickstart")
-        _answer_file(config, loaded, model, Path(request.required("input", "in.jsonl")), request.one("output"))
+        _answer_file(config, loaded, model, asked, Path(request.required("output", "out.jsonl")))
     else:
-        _answer_prompts(config, loaded, request.all("prompt"), request.all("image"), request.all("video"))
+        _answer_prompts(config, loaded, asked)
     return EXIT_OK
+
+
+def _find_inputs(request: Request) -> tuple[list[PromptRow], Config, Checkpoint | None]:
+    """The prompts, the settings, and where the checkpoint is: None for a recipe's model.
+
+    Raises:
+        VlmforgeError: all that is wrong with them, before anything heavy is imported.
+    """
+    from vlmforge.generate.prompts import check_pictures
+
+    errors: list[VlmforgeError] = []
+    asked: list[PromptRow] = []
+    config, checkpoint = None, None
+    try:
+        asked = _read_asked(request)
+        if problems := check_pictures(asked):
+            errors.append(DataError(problems))
+    except DataError as error:
+        errors.append(error)
+    try:
+        config, checkpoint = _find_model(request)
+    except VlmforgeError as error:
+        errors.append(error)
+    if errors or config is None:
+        raise type(errors[-1])([problem for error in errors for problem in error.problems])
+    return asked, config, checkpoint
+
+
+def _find_model(request: Request) -> tuple[Config, Checkpoint | None]:
+    from vlmforge.generate.find import find_checkpoint
+
+    if request.all("recipe"):
+        return load_config(request, with_data=False).config, None
+    config = load_settings(request)
+    checkpoint = find_checkpoint(request.required("checkpoint", "runs/quickstart"), config.run.output_dir)
+    _check_overrides(request, checkpoint.kind)
+    # Sharded training state has no shape of its own: the run's recipe says what to build.
+    return load_settings(request, str(checkpoint.recipe)) if checkpoint.kind == "step" else config, checkpoint
+
+
+def _read_asked(request: Request) -> list[PromptRow]:
+    from vlmforge.generate.prompts import ASKED, PromptRow, as_messages, read_prompts
+
+    if (source := request.one("input")) is not None:
+        return read_prompts(Path(source))
+    pictures, films = request.all("image"), request.all("video")
+    return [PromptRow({}, as_messages(prompt, pictures, ASKED, films), ASKED) for prompt in request.all("prompt")]
 
 
 def _check_arguments(request: Request) -> None:
@@ -92,56 +141,37 @@ def _check_overrides(request: Request, kind: str) -> None:
         raise ConfigError(problems)
 
 
-def _load(request: Request) -> tuple[Config, LoadedModel]:
-    if request.all("recipe"):
-        config = load_config(request, with_data=False).config
-        from vlmforge.generate.load import load_recipe_model
-        from vlmforge.parallel.mesh import pick_device
-
-        return config, load_recipe_model(config, pick_device(config.launch.device))
-    # Overrides are checked before anything heavy is imported.
-    config = load_settings(request)
-    from vlmforge.generate.load import find_checkpoint, load_checkpoint
+def _load(config: Config, checkpoint: Checkpoint | None) -> LoadedModel:
+    from vlmforge.generate.load import load_checkpoint, load_recipe_model
     from vlmforge.parallel.mesh import pick_device
 
-    checkpoint = find_checkpoint(request.required("checkpoint", "runs/quickstart"), config.run.output_dir)
-    _check_overrides(request, checkpoint.kind)
-    if checkpoint.kind == "step":
-        # Sharded training state has no shape of its own: the run's recipe says what to build.
-        config = load_settings(request, str(checkpoint.recipe))
-    return config, load_checkpoint(checkpoint, config, pick_device(config.launch.device))
+    device = pick_device(config.launch.device)
+    return load_recipe_model(config, device) if checkpoint is None else load_checkpoint(checkpoint, config, device)
 
 
-def _answer_prompts(
-    config: Config, loaded: LoadedModel, prompts: list[str], images: list[str], videos: list[str]
-) -> None:
+def _answer_prompts(config: Config, loaded: LoadedModel, asked: list[PromptRow]) -> None:
     from vlmforge.data.prompt import render_request
+    from vlmforge.data.sample import content_text
     from vlmforge.generate.engine import build_streamer, generate_texts
-    from vlmforge.generate.prompts import ASKED, as_messages
 
     settings = config.stage.generation
-    ids = [
-        render_request(as_messages(prompt, images, ASKED, videos), loaded.tokenizer, loaded.image_rule, ASKED)
-        for prompt in prompts
-    ]
-    if len(prompts) == 1 and sys.stdout.isatty():
+    ids = [render_request(row.messages, loaded.tokenizer, loaded.image_rule, row.place) for row in asked]
+    if len(asked) == 1 and sys.stdout.isatty():
         list(generate_texts(loaded, ids, settings, build_streamer(loaded)))
         return
-    for prompt, text in zip(prompts, generate_texts(loaded, ids, settings), strict=True):
-        print(text if len(prompts) == 1 else f"{prompt}\n{text}\n", flush=True)
+    for row, text in zip(asked, generate_texts(loaded, ids, settings), strict=True):
+        prompt = content_text(row.messages[0]["content"])
+        print(text if len(asked) == 1 else f"{prompt}\n{text}\n", flush=True)
 
 
-def _answer_file(config: Config, loaded: LoadedModel, model: str, source: Path, target_name: str | None) -> None:
+def _answer_file(config: Config, loaded: LoadedModel, model: str, rows: list[PromptRow], target: Path) -> None:
     from rich.console import Console
     from rich.progress import track
 
     from vlmforge.data.prompt import render_request
     from vlmforge.generate.engine import generate_texts
-    from vlmforge.generate.prompts import answer_line, count_answered, read_prompts
+    from vlmforge.generate.prompts import answer_line, count_answered
 
-    assert target_name is not None, "input comes with output"
-    target = Path(target_name)
-    rows = read_prompts(source)
     job = {
         "model": model,
         "param_dtype": config.parallelism.param_dtype,
@@ -153,7 +183,7 @@ def _answer_file(config: Config, loaded: LoadedModel, model: str, source: Path, 
         print(f"{target} has {done} of {len(rows)} answers already{rest}", file=sys.stderr)
     if done == len(rows):
         return
-    left: list[PromptRow] = rows[done:]
+    left = rows[done:]
     ids = [render_request(row.messages, loaded.tokenizer, loaded.image_rule, row.place) for row in left]
     with target.open("a", encoding="utf-8") as file:
         places = [row.place.where for row in left]

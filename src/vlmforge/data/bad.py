@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -23,6 +24,9 @@ BadKind = Literal[
     "too_long",
 ]
 
+# What messages about single samples offer.
+_SKIPPING = re.compile(r", or [^,]*data\.on_bad_sample=skip$")
+
 BAD_KINDS: tuple[BadKind, ...] = get_args(BadKind)
 
 
@@ -37,6 +41,11 @@ def tell_json_error(error: Exception) -> str:
         return str(error)
     # Some of its messages end with the "at" that its own place would follow.
     return f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
+
+
+def forbid_skipping(fix: str) -> str:
+    """What to do with a sample that cannot be left out."""
+    return _SKIPPING.sub("", fix)
 
 
 class BadSampleError(DataError):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from vlmforge.data.bad import forbid_skipping
 from vlmforge.data.film import Film
 from vlmforge.data.sample import TAKES_TEXT_ONLY, Sample
 from vlmforge.data.sources import Source
@@ -16,8 +16,6 @@ from vlmforge.errors import DataError, Problem
 
 # Rows that are tried.
 _NUM_FIRST_ROWS = 4
-# What messages about single samples offer.
-_SKIPPING = re.compile(r", or [^,]*data\.on_bad_sample=skip$")
 
 
 def try_rows(source: Source, start: int, *, sees: bool, is_skipping: bool) -> list[Problem]:
@@ -70,7 +68,7 @@ def _judge(first: Sequence[Callable[[], Sample]], sees: bool, is_skipping: bool)
         replace(
             problem,
             what=f"none of the first {len(first)} rows can be used; of the first one, {problem.what}",
-            fix=_SKIPPING.sub("", problem.fix),
+            fix=forbid_skipping(problem.fix),
         )
         for problem in found[:1]
     ]

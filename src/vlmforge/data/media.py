@@ -168,9 +168,12 @@ class Media:
                 file.seek(0)
                 yield file
         except FileNotFoundError:
-            raise self.error(f"file {self.path} does not exist", _ROOT, "missing_file") from None
-        except (OSError, ValueError, ImportError) as error:
-            raise self.error(f"file {self.path} cannot be read: {error}", _ROOT, "missing_file") from None
+            raise self.error(f"file {self.path} does not exist", MEND_PATH, "missing_file") from None
+        except ImportError as error:
+            fix = "install what is missing, or give a file of this machine"
+            raise self.error(f"file {self.path} cannot be fetched: {error}", fix, "missing_file") from None
+        except (OSError, ValueError) as error:
+            raise self.error(f"file {self.path} cannot be read: {error}", MEND_PATH, "missing_file") from None
 
     def _check_bytes(self, num_bytes: int) -> None:
         if num_bytes > MAX_BYTES:
@@ -183,7 +186,7 @@ class Media:
 
 REPLACE = "replace the file, or leave such samples out with  data.on_bad_sample=skip"
 SHRINK = "scale it down, or leave such samples out with  data.on_bad_sample=skip"
-_ROOT = "mend the path (media_root of the source says where relative ones start), or data.on_bad_sample=skip"
+MEND_PATH = "mend the path (media_root of the source says where relative ones start), or data.on_bad_sample=skip"
 
 
 def open_media(value: Any, place: Place, name: str) -> Media:

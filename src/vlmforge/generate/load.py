@@ -1,47 +1,27 @@
-"""From what a user calls a checkpoint to a model that generates.
-
-A checkpoint is a run folder, a step folder inside one, a Hugging Face folder, a PEFT folder, or a hub id.
-"""
+"""From a checkpoint, or a recipe, to a model that generates."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from vlmforge.checkpoint.store import SafetensorsReader, list_steps, read_state, step_folder
+from vlmforge.checkpoint.store import SafetensorsReader, read_state
 from vlmforge.config.schema import Config, ModelConfig
 from vlmforge.data.images import ImageRule
 from vlmforge.data.render import find_end_marker
-from vlmforge.errors import CheckpointError, Problem, nearest
+from vlmforge.errors import CheckpointError, Problem
+from vlmforge.generate.find import Checkpoint
 from vlmforge.models.adapters import load_peft_model, read_adapter_config
 from vlmforge.models.build import TORCH_DTYPES, auto_class, build_on_meta, cast_model, materialise
 from vlmforge.models.hub import fetch_folder
 from vlmforge.models.images import PROCESSOR_FILES, build_image_processor, build_image_rule, derive_image_rule
 from vlmforge.models.shape import plain_attention
 from vlmforge.models.tokenizer import build_tokenizer, load_tokenizer
-
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Where a model is and in which of the layouts.
-
-    Attributes:
-        kind: `step`: sharded training state; `folder`: a Hugging Face folder; `peft`: an adapter; `hub`: an id.
-        path: folder, or the hub id as a string.
-        recipe: the run's recipe.yaml, when the checkpoint belongs to a run.
-    """
-
-    kind: Literal["step", "folder", "peft", "hub"]
-    path: str
-    recipe: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -59,70 +39,6 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     stop_ids: tuple[int, ...]
     image_rule: ImageRule | None = None
-
-
-def find_checkpoint(name: str, output_dir: str = "runs") -> Checkpoint:
-    """What `checkpoint=name` means: an existing path first, then a hub id.
-
-    Raises:
-        CheckpointError: neither, or a folder that holds no model; names the nearest runs.
-    """
-    path = Path(name)
-    if path.is_dir():
-        return _classify(path)
-    # A name below the folder of runs is a run that is not there, not a hub id.
-    if HUB_ID.fullmatch(name) and path.parent != Path(output_dir):
-        return Checkpoint("hub", name)
-    runs = [folder.name for folder in Path(output_dir).glob("*") if (folder / "recipe.yaml").is_file()]
-    near = nearest(path.name, runs) or sorted(runs)[:3]
-    known = ", ".join(f"checkpoint={output_dir}/{run}" for run in near)
-    problem = Problem(
-        f"checkpoint = {name} is no folder, and no hub id of the form owner/name",
-        f"command line: checkpoint={name}",
-        known or f"give a run folder (there is none in {output_dir}/ yet), a Hugging Face folder or a hub id",
-    )
-    raise CheckpointError(problem)
-
-
-def _classify(path: Path) -> Checkpoint:
-    if (path / "recipe.yaml").is_file():
-        return _newest_of_run(path)
-    if (path / "state.json").is_file():
-        recipe = path.parent.parent / "recipe.yaml"
-        if not recipe.is_file():
-            problem = Problem(
-                f"checkpoint = {path} is a step of a run, but {recipe} is not there to say of which model",
-                str(path),
-                "give a step folder inside its run folder, or the run's export/",
-            )
-            raise CheckpointError(problem)
-        return Checkpoint("step", str(path), recipe)
-    recipe = path.parent / "recipe.yaml"
-    owner = recipe if path.name == "export" and recipe.is_file() else None
-    if (path / "adapter_config.json").is_file():
-        return Checkpoint("peft", str(path), owner)
-    if (path / "config.json").is_file():
-        return Checkpoint("folder", str(path), owner)
-    problem = Problem(
-        f"checkpoint = {path} holds no recipe.yaml, state.json, adapter_config.json or config.json",
-        str(path),
-        "give a run folder, one of its checkpoints/step-… folders, a Hugging Face folder or a PEFT folder",
-    )
-    raise CheckpointError(problem)
-
-
-def _newest_of_run(run: Path) -> Checkpoint:
-    steps = list_steps(run / "checkpoints")
-    if (run / "export").is_dir():
-        return _classify(run / "export")
-    if steps:
-        return Checkpoint("step", str(step_folder(run / "checkpoints", steps[-1])), run / "recipe.yaml")
-    problem = Problem(
-        f"run {run} has neither export/ nor a checkpoint yet",
-        str(run),
-        "let it train to its first checkpoint (checkpointing.every_steps), then try again",
-    )
-    raise CheckpointError(problem)
 
 
 def load_checkpoint(checkpoint: Checkpoint, config: Config, device: torch.device) -> LoadedModel:

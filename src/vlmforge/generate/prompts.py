@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vlmforge.data.bad import forbid_skipping
 from vlmforge.data.formats.messages import MESSAGES
 from vlmforge.data.formats.turns import list_values, open_part
-from vlmforge.data.sample import Message, Place
+from vlmforge.data.media import MEND_PATH
+from vlmforge.data.sample import Message, Place, content_media
 from vlmforge.errors import DataError, Problem
 from vlmforge.observe.files import write_json
 
@@ -81,6 +83,25 @@ def read_prompts(path: Path) -> list[PromptRow]:
     if problems:
         raise DataError(problems)
     return rows
+
+
+def check_pictures(rows: Iterable[PromptRow]) -> list[Problem]:
+    """What is wrong with the pictures and films of prompts, by their files' headers; no model has to be there for it.
+
+    Args:
+        rows: the prompts, some perhaps about the same files.
+    """
+    problems: dict[Problem, None] = {}
+    for row in rows:
+        mended = f"mend the path; relative ones start at {row.place.media_root or 'the working directory'}"
+        for medium in (medium for turn in row.messages for medium in content_media(turn["content"])):
+            try:
+                medium.read_size()
+            except DataError as error:
+                for problem in error.problems:
+                    fix = mended if problem.fix == MEND_PATH else forbid_skipping(problem.fix)
+                    problems[replace(problem, fix=fix)] = None
+    return list(problems)
 
 
 def _parse(line: str, place: Place) -> PromptRow:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmforge.checkpoint.store import list_steps, read_json, read_state, step_folder
+from vlmforge.checkpoint.steps import list_steps, step_folder
+from vlmforge.checkpoint.store import read_json, read_state
 from vlmforge.config.encode import encode_absolute, scalar_text
 from vlmforge.config.schema import Config
 from vlmforge.data.mixture import Length

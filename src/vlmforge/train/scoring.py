@@ -10,7 +10,8 @@ from vlmforge.config.schema import Config
 from vlmforge.data.sample import Sample
 from vlmforge.evaluate import TASKS
 from vlmforge.evaluate.score import answer_samples, score
-from vlmforge.generate.load import find_checkpoint, load_checkpoint
+from vlmforge.generate.find import find_checkpoint
+from vlmforge.generate.load import load_checkpoint
 from vlmforge.observe.progress import Progress
 from vlmforge.parallel.mesh import World, gather_objects
 from vlmforge.train.interrupt import Stopped, StopWish
