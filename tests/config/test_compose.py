@@ -160,6 +160,14 @@ def test_tiny_still_cuts_steps_by_tokens_where_the_recipe_does() -> None:
     assert not problems("scale=tiny", "data.validation=[]", "evaluate.tasks=[]")
 
 
+def test_tiny_prepares_samples_in_one_worker_at_most() -> None:
+    Path("mine.yaml").write_text(BODY + "data:\n  num_workers: 8\n")
+    assert decoded("scale=tiny")[1].config.data.num_workers == 1
+    assert decoded("scale=tiny", "data.num_workers=8")[1].config.data.num_workers == 8
+    Path("mine.yaml").write_text(BODY)
+    assert decoded("scale=tiny")[1].config.data.num_workers == 0
+
+
 def test_tiny_gives_way_to_the_command_line_and_keeps_a_mesh_that_it_sets() -> None:
     _, read = decoded("stage.max_steps=7", "scale=tiny", "parallelism.dp_shard=2")
     assert read.config.stage.max_steps == 7

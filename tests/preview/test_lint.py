@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from vlmforge.data.ledger import Ledger
+from vlmforge.data.media import Media
+from vlmforge.data.sample import ImageSpan, RenderedSample
 from vlmforge.models.tokenizer import build_byte_tokenizer
 from vlmforge.preview.lint import Linter, find_runs, find_step_notes
 
@@ -69,11 +71,14 @@ def test_with_labels_all_only_the_last_end_counts(tokenizer):
 
 
 def test_twins_and_a_date_in_the_template_are_told(tokenizer):
-    tokens = np.array([1, 2, 3])
-    samples = [("a#1", tokens), ("b#1", tokens + 1), ("a#7", tokens)]
-    assert [str(n) for n in find_step_notes(Ledger(), samples, tokenizer)] == [
-        "2 samples of this step have the same tokens: a#1, a#7"
-    ]
+    def sample(index: int, first: int, picture: str) -> RenderedSample:
+        ids = np.array([first, 2, 3], dtype=np.int32)
+        span = ImageSpan(1, 1, (1, 1, 1), Media(None, picture, f"a#{index}"))
+        return RenderedSample(ids, ids > 2, "a", index, images=(span,))
+
+    samples = [sample(1, 1, "x.png"), sample(2, 4, "x.png"), sample(3, 1, "y.png"), sample(7, 1, "x.png")]
+    told = [str(n) for n in find_step_notes(Ledger(), samples, tokenizer)]
+    assert told == ["2 samples of this step are the same: a#1, a#7"]
     dated = build_byte_tokenizer()
     dated.chat_template = "{{ strftime_now('%d %b %Y') }}"
     (found,) = find_step_notes(Ledger(), samples[:2], dated)

@@ -72,6 +72,9 @@ def apply_tiny(
     _shrink_model(tiny, families)
     for blend in ("train", "validation"):
         _shrink_blend(tiny, blend, sees=_sees(tiny, families))
+    workers = (tiny.section("data") or {}).get("num_workers")
+    if is_whole_number(workers) and workers > 1:
+        tiny.update("data", {"num_workers": 1})
     if not keep_mesh:
         tiny.update("parallelism", TINY_MESH)
     parallelism = tiny.section("parallelism") or {}

@@ -11,13 +11,16 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vlmforge.data.bad import format_sample_id
+from vlmforge.data.film import Frame
 from vlmforge.data.ledger import Ledger
+from vlmforge.data.media import Media
+from vlmforge.data.sample import RenderedSample
 from vlmforge.data.template import find_end_marker, marker_ids
 
 if TYPE_CHECKING:
@@ -157,13 +160,13 @@ def find_runs(is_trained: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 
 def find_step_notes(
-    ledger: Ledger, samples: Sequence[tuple[str, npt.NDArray[np.int64]]], tokenizer: PreTrainedTokenizerBase
+    ledger: Ledger, samples: Sequence[RenderedSample], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[Note]:
     """Notes about the step as a whole.
 
     Args:
         ledger: of the step.
-        samples: id and tokens of every sample.
+        samples: all of it.
         tokenizer: theirs.
     """
     for name, counts in sorted(ledger.sources.items()):
@@ -183,15 +186,24 @@ def find_step_notes(
         yield Note("the chat template may write today's date (strftime_now): tomorrow the same data is other tokens")
 
 
-def _find_twins(samples: Sequence[tuple[str, npt.NDArray[np.int64]]]) -> Iterator[Note]:
-    """Samples with the same tokens under several ids: rows that the data has several times."""
-    by_tokens: dict[bytes, list[str]] = defaultdict(list)
-    for sample_id, ids in samples:
-        if sample_id not in by_tokens[ids.tobytes()]:
-            by_tokens[ids.tobytes()].append(sample_id)
+def _find_twins(samples: Sequence[RenderedSample]) -> Iterator[Note]:
+    """Samples with the same tokens and pictures under several ids: rows that the data has several times."""
+    by_tokens: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for sample in samples:
+        names = by_tokens[sample.input_ids.tobytes(), *(_identify(span.media) for span in sample.images)]
+        if sample.sample_id not in names:
+            names.append(sample.sample_id)
     twins = [names for names in by_tokens.values() if len(names) > 1]
     for names in twins[:_MOST_TWINS]:
         more = ", ..." if len(names) > _MOST_NAMES else ""
-        yield Note(f"{len(names)} samples of this step have the same tokens: {', '.join(names[:_MOST_NAMES])}{more}")
+        yield Note(f"{len(names)} samples of this step are the same: {', '.join(names[:_MOST_NAMES])}{more}")
     if len(twins) > _MOST_TWINS:
-        yield Note(f"{len(twins) - _MOST_TWINS} more groups of samples have the same tokens")
+        yield Note(f"{len(twins) - _MOST_TWINS} more groups of samples are the same")
+
+
+def _identify(media: Media | Frame) -> tuple[Any, ...]:
+    """What two pictures have in common if they are one: the file or the bytes, and of a film which frame."""
+    if isinstance(media, Media):
+        return media.path, media.data
+    film = media.film
+    return (media.number, *_identify(film.file)) if film.file is not None else _identify(film.pictures[media.number])

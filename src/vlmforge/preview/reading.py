@@ -65,7 +65,7 @@ def build_view(
     ]
     reader = _RowReader(config, tokenizer, image_rule, ledger)
     shown = _share_loss(list(reader.read(rows, _find_places(hands))))
-    samples = [(sample.sample_id, sample.ids) for row in shown for sample in row.samples]
+    samples = [sample for row in rows for sample in row]
     return StepView(
         name=name,
         settings=tuple(_list_settings(config)),

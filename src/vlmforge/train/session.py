@@ -169,7 +169,7 @@ def open_session(
         peak_flops = measure_matmul_flops(world.device, TORCH_DTYPES[config.parallelism.param_dtype])
     before = {name: Ledger.from_dict(state.data[name]) for name in _LEDGERS if name in state.data}
     progress.message(
-        f"{total / 1e6:.1f}M parameters, {trained / 1e6:.1f}M trained; "
+        f"{total:,} parameters, {trained:,} trained; "
         f"{total_steps} steps of {config.stage.global_batch_size} rows on {world.world_size} "
         f"{'rank' if world.world_size == 1 else 'ranks'} ({world.device.type}); "
         f"weights: {starting_folder(config) or f'random, from run.seed={config.run.seed}'}; run folder {run.path}"
