@@ -28,6 +28,7 @@ from vlmforge.data.draw import draw_square
 from vlmforge.models.tokenizer import build_byte_tokenizer
 
 JOIN = ["tower=clip", "language_model=llama"]
+SEEING = "internvl"
 TEXTS = ("mistral", "qwen2", "qwen3", "seed_oss", "gemma", "gemma3")
 
 
@@ -38,7 +39,7 @@ def join_fields(tower: str, is_tied: bool = False) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP, a tied Llama and other language models, as plain transformers saves them."""
+    """A CLIP, a tied Llama, other language models and one that sees, as plain transformers saves them."""
     folder = tmp_path_factory.mktemp("parts")
     torch.manual_seed(0)
     fields = join_fields("clip")
@@ -50,7 +51,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rope = {"rope_theta": text.pop("rope_theta"), **text.pop("rope_scaling")}
     LlamaForCausalLM(LlamaConfig(**text, rope_parameters=rope)).save_pretrained(folder / "llama")
     build_byte_tokenizer().save_pretrained(folder / "llama")
-    for name in TEXTS:
+    for name in (*TEXTS, SEEING):
         make_base(folder / name, name)
     return folder
 
@@ -214,6 +215,14 @@ REFUSED = {
     "a tower in the place of the language model": (
         [*overrides(join_fields("clip")), "tower=clip", "language_model=clip", "output=new"], 2,
         "model_type = clip belongs to no model family that vlmforge knows",
+    ),
+    "a model that sees in the place of the language model": (
+        [*overrides(join_fields("clip")), "tower=clip", "language_model=internvl", "output=new"], 2,
+        "language_model = internvl is of model_type internvl; towers stand before llama, mistral, qwen2",
+    ),
+    "a language model of another family": (
+        [*overrides(join_fields("clip")), "tower=clip", "language_model=mistral", "output=new"], 2,
+        "model.config.text_config.model_type = llama, and config.json has model_type = mistral",
     ),
     "a language model of another base": (
         [*overrides(join_fields("clip")), "model.config.text_config.rope_theta=1000.0", *JOIN, "output=new"], 2,

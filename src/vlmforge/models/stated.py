@@ -39,7 +39,7 @@ PUBLISHED: Mapping[str, str] = {
 # What this version reads of what a published config.json could say.
 FIXED: Mapping[str, Any] = {"ps_version": "v2", "select_layer": -1}
 TEXT_FIELDS = (
-    "model_type", "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "hidden_act", "hidden_activation",
+    "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "hidden_act", "hidden_activation",
     "sliding_window", "query_pre_attn_scalar", "final_logit_softcapping", "num_experts_per_tok", "norm_topk_prob",
 )  # fmt: skip
 TOWER_FIELDS = ("num_attention_heads", "hidden_act", "norm_type", "layer_norm_eps", "patch_size")
@@ -114,6 +114,8 @@ def check_text(stored: Any, shape: Any, folder: Path) -> None:
     Raises:
         ConfigError: they differ.
     """
+    if stored.model_type != shape.model_type:
+        raise ConfigError(_of_another_type(stored.model_type, shape.model_type, str(folder)))
     said, have = _text_facts(stored), _text_facts(shape)
     problems = [
         _differ(f"model.config.text_config.{name}", have.get(name), name, said.get(name), str(folder))
@@ -122,6 +124,14 @@ def check_text(stored: Any, shape: Any, folder: Path) -> None:
     ]
     if problems:
         raise ConfigError(problems)
+
+
+def _of_another_type(said: str, have: str, where: str) -> Problem:
+    """What else differs follows from that, and a model that sees has not even the fields."""
+    if said in LANGUAGE_MODELS:
+        return _differ("model.config.text_config.model_type", have, "model_type", said, where)
+    what = f"language_model = {where} is of model_type {said}; towers stand before {one_of(list(LANGUAGE_MODELS))}"
+    return Problem(what, where, f"language_model= a folder or hub id of model_type {have}")
 
 
 def _text_facts(text: Any) -> dict[str, Any]:
