@@ -13,7 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ class Process:
         before, start = len(self.system.lines()), time.perf_counter()
         self.send(signal.SIGCONT)
         while len(self.system.lines()) == before:
-            if self.running.poll() is not None:
+            # Of a process that has ended meanwhile all lines are there.
+            if self.running.poll() is not None and len(self.system.lines()) == before:
                 raise self.failed(f"ended after {before} steps")
             time.sleep(POLL)
         seconds = time.perf_counter() - start
@@ -73,6 +75,11 @@ class Process:
         """With the end of its output."""
         return SystemExit(f"{self.system.name} {what}:\n{self.system.log.read_text()[-3000:]}")
 
+    def end(self) -> None:
+        """Kill it if it has not ended; what it writes to may be removed then."""
+        self.send(signal.SIGKILL)
+        self.running.wait()
+
     def send(self, number: signal.Signals) -> None:
         """A signal to it and to all that it has started."""
         if self.running.poll() is None:
@@ -85,23 +92,37 @@ def time_in_turns(systems: Sequence[System], num_steps: int) -> list[list[float]
     Raises:
         SystemExit: one of them failed, with the end of its output.
     """
-    # A process that stands still would stay for ever if this one were told to end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     processes: list[Process] = []
     seconds: list[list[float]] = [[] for _ in systems]
-    try:
-        for turn in range(num_steps):
-            for index, system in enumerate(systems):
-                if turn == 0:
-                    with system.log.open("wb") as log:
-                        running = subprocess.Popen(
-                            system.command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-                        )
-                    processes.append(Process(system, running))
-                seconds[index].append(processes[index].step())
-        for process in processes:
-            process.finish()
-    finally:
-        for process in processes:
-            process.send(signal.SIGKILL)
+    with _ending_by_exit():
+        try:
+            for turn in range(num_steps):
+                for index, system in enumerate(systems):
+                    if turn == 0:
+                        with system.log.open("wb") as log:
+                            running = subprocess.Popen(
+                                system.command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                            )
+                        processes.append(Process(system, running))
+                    seconds[index].append(processes[index].step())
+            for process in processes:
+                process.finish()
+        finally:
+            for process in processes:
+                process.end()
     return seconds
+
+
+@contextmanager
+def _ending_by_exit() -> Iterator[None]:
+    """A signal to end is an exception meanwhile: a process that stands still would stay for ever otherwise."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # What is ignored, as a closed terminal by nohup, stays so.
+    taken = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in taken:
+        signal.signal(number, lambda which, _: sys.exit(128 + which))
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, before[number])
