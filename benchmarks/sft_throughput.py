@@ -70,9 +70,10 @@ class Result:
 
 
 def vlmforge(folder: Path, *words: str) -> System:
-    """`vlmforge train` with these words into a folder."""
+    """`vlmforge train` with these words into a folder, on the CPU as TRL and in one process, GPUs or not."""
     command = [sys.executable, "-m", "vlmforge", "train", *words, f"run.output_dir={folder}", "run.name=run"]
-    return System("vlmforge", [*command, "logging.trackers=[]"], folder / "run" / "metrics.jsonl", folder / "log")
+    command += ["launch.device=cpu", "logging.trackers=[]"]
+    return System("vlmforge", command, folder / "run" / "metrics.jsonl", folder / "log")
 
 
 def trl(folder: Path, *words: object) -> System:
