@@ -301,3 +301,20 @@ def test_another_scaling_of_positions_is_not_read_as_the_model(
     told = capsys.readouterr().err
     assert "text_config.rope_scaling.low_freq_factor = 2.0, and config.json has llm_config.rope_scaling.low_fr" in told
     assert "1 error" in told
+
+
+def test_what_is_wrong_with_the_recipe_and_with_both_parts_is_said_at_once(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*overrides(join_fields("clip")), "model.config.projector_type=mpl", f"output={tmp_path / 'joined'}"]
+    assert convert(*words, f"tower={tmp_path}/clap", f"language_model={tmp_path}/lama") == 2
+    told = capsys.readouterr().err
+    assert "projector_type = mpl" in told
+    assert f"{tmp_path}/clap is neither a folder nor a hub id" in told
+    assert f"{tmp_path}/lama is neither a folder nor a hub id" in told
+
+
+def test_a_language_model_is_no_tower(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*overrides(join_fields("clip")), f"output={tmp_path / 'joined'}"]
+    assert convert(*words, "tower=qwen2", "language_model=llama") == 2
+    assert "tower = qwen2 is of model_type qwen2, a language model without a tower" in capsys.readouterr().err

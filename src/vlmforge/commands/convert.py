@@ -8,7 +8,9 @@ from pathlib import Path
 from vlmforge.commands.configuring import load_settings
 from vlmforge.commands.request import Request
 from vlmforge.config.rules import fields, model, stitched
-from vlmforge.errors import EXIT_OK, CheckpointError, ConfigError, Problem
+from vlmforge.config.schema import Config
+from vlmforge.errors import EXIT_OK, CheckpointError, ConfigError, Problem, VlmforgeError
+from vlmforge.models.stitched import RANDOM
 
 PARTS = ("tower", "language_model")
 MODEL_RULES = (model.check_family, model.check_image, fields.check_fields, fields.check_heads, *stitched.RULES)
@@ -25,18 +27,15 @@ def run(request: Request) -> int:
     _check_arguments(request)
     output = Path(request.required("output", "stitched/mistral_clip"))
     layout = request.one("layout")
-    # A folder to be written in another layout brings its model with it.
-    config = load_settings(request, request.one("recipe"), rules=() if layout is not None else MODEL_RULES)
+    config, folders = _find_inputs(request)
     from vlmforge.models.convert import join_parts, read_published, write_published
 
     if layout is not None:
-        folder = _find_folder(request.required("checkpoint", "runs/nvlm"), config.run.output_dir)
-        done = write_published(folder, layout, output)
-    elif request.all("checkpoint"):
-        published = request.required("checkpoint", "nvidia/NVLM-D-72B")
-        done = read_published(config.model, published, output, config.run.seed)
+        done = write_published(folders["checkpoint"], layout, output)
+    elif "checkpoint" in folders:
+        done = read_published(config.model, str(folders["checkpoint"]), output, config.run.seed)
     else:
-        tower, text = (request.required(name, "FOLDER") for name in PARTS)
+        tower, text = (str(folders.get(name, RANDOM)) for name in PARTS)
         done = join_parts(config.model, tower, text, output, config.run.seed)
     for note in done.notes:
         print(note, file=sys.stderr)
@@ -48,6 +47,35 @@ def run(request: Request) -> int:
         print(f"{len(done.drawn)} tensors are new, drawn from run.seed={config.run.seed}: {some}")
     print(f"{output}, {done.num_parameters / 1e6:.1f}M parameters")
     return EXIT_OK
+
+
+def _find_inputs(request: Request) -> tuple[Config, dict[str, Path]]:
+    """The settings, and the folders of the models that are named; of a tower to be drawn there is none.
+
+    Raises:
+        VlmforgeError: all that is wrong with them, before anything heavy is imported.
+    """
+    from vlmforge.models.hub import fetch_folder
+
+    layout, errors = request.one("layout"), list[VlmforgeError]()
+    config, folders = None, dict[str, Path]()
+    try:
+        # A folder to be written in another layout brings its model with it.
+        config = load_settings(request, request.one("recipe"), rules=() if layout is not None else MODEL_RULES)
+    except ConfigError as error:
+        errors.append(error)
+    for key in (*PARTS, "checkpoint"):
+        name = request.one(key)
+        if name is None or (key == "tower" and name == RANDOM):
+            continue
+        try:
+            is_run = layout is not None and config is not None
+            folders[key] = _find_folder(name, config.run.output_dir) if is_run else fetch_folder(name, key=key)
+        except CheckpointError as error:
+            errors.append(error)
+    if errors or config is None:
+        raise type(errors[0])([problem for error in errors for problem in error.problems])
+    return config, folders
 
 
 def _find_folder(name: str, output_dir: str) -> Path:

@@ -22,7 +22,7 @@ from vlmforge.models.published import check_publishable, list_habits, published_
 from vlmforge.models.shape import build_hf_config
 from vlmforge.models.stated import check_published, check_text, check_tower, layout_of, read_config
 from vlmforge.models.stitch import Fit, Source, TensorFiles, list_tensors, publish, stitch
-from vlmforge.models.stitched import LANGUAGE_MODELS, STITCHED, TEXT_PATH
+from vlmforge.models.stitched import LANGUAGE_MODELS, RANDOM, STITCHED, TEXT_PATH
 from vlmforge.models.stitched_files import (
     LAYOUTS,
     PUBLISHED_TEXT,
@@ -37,9 +37,6 @@ from vlmforge.models.tokenizer import build_tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from vlmforge.data.images import ImageRule
-
-# In the place of a tower's folder.
-RANDOM = "random"
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,9 @@ def check_tower(stored: Mapping[str, Any], shape: Any, folder: Path) -> None:
         ConfigError: they differ in a field that both have.
     """
     inner = stored.get("vision_config")
+    if not is_section(inner) and (said := stored.get("model_type")) in LANGUAGE_MODELS:
+        what = f"tower = {folder} is of model_type {said}, a language model without a tower"
+        raise ConfigError(Problem(what, str(folder / "config.json"), "give a tower's folder, or tower=random"))
     _compare(inner if is_section(inner) else stored, shape, TOWER_FIELDS, "vision_config", folder)
 
 

@@ -25,6 +25,9 @@ from vlmforge.models.seed_oss import SEED_OSS
 from vlmforge.models.towers import TOWERS
 from vlmforge.models.towers.tower import Tower
 
+# In the place of a tower's folder, for one that is drawn.
+RANDOM = "random"
+
 # Language models that were compared, by the `model_type` of `text_config`; transformers' classes of Gemma 2 and Llama 4
 # have not the attention that towers run with.
 LANGUAGE_MODELS: Mapping[str, Family] = {
