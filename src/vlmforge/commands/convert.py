@@ -69,8 +69,10 @@ def _find_inputs(request: Request) -> tuple[Config, dict[str, Path]]:
         if name is None or (key == "tower" and name == RANDOM):
             continue
         try:
-            is_run = layout is not None and config is not None
-            folders[key] = _find_folder(name, config.run.output_dir) if is_run else fetch_folder(name, key=key)
+            if layout is None:
+                folders[key] = fetch_folder(name, key=key)
+            elif config is not None:
+                folders[key] = _find_folder(name, config.run.output_dir)
         except CheckpointError as error:
             errors.append(error)
     if errors or config is None:

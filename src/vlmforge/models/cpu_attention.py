@@ -139,7 +139,7 @@ def _undo_blocks(
     read[3].index_fill_(0, filled.copies, 0.0)
     written = [torch.empty_like(read[0]), torch.empty_like(read[1]), torch.empty_like(read[1])]
     for samples in zip(*(filled.split(tensor) for tensor in (*read, *written)), strict=True):
-        _undo_samples(*samples, scaling, window)
+        _undo_samples(*samples, scaling=scaling, window=window)
     results = [torch.empty_like(tensor) for tensor in (query, key, value)]
     for result, tensor in zip(results, written, strict=True):
         by_token = result[0].transpose(0, 1)
