@@ -85,3 +85,22 @@ def test_too_few_held_out_samples_stop_the_run(files: Path, capsys: pytest.Captu
     write_rows(files / "long.jsonl", [LONG])
     assert train("run.name=three", "data.validation=[{path: long.jsonl, format: prompt_response}]") == 3
     assert "no label token of data.validation is left" in capsys.readouterr().err
+
+
+def test_a_run_that_a_bad_sample_stops_goes_on_without_it(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rows(files / "a.jsonl", [*GOOD, {"prompt": "What?"}, *GOOD])
+    write_rows(files / "held.jsonl", GOOD[:4])
+    words = ["data.shuffle=false", "stage.packing=none", "stage.global_batch_size=4", "stage.max_steps=4"]
+    assert train("run.name=whole", *words) == 0
+    assert train("run.name=stopped", *words, "data.on_bad_sample=error", "~data.max_bad_ratio") == 3
+    told = capsys.readouterr()
+    assert "stopped after step 2 of 4; state saved in" in told.out + told.err
+    assert "a#8" in told.err
+    assert train("run.name=stopped", *words) == 0
+
+    def losses(name: str) -> list[float]:
+        lines = (files / "runs" / name / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["loss"] for line in lines]
+
+    assert losses("stopped") == losses("whole")
+    assert len(losses("whole")) == 4

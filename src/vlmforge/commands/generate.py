@@ -146,6 +146,8 @@ def _load(config: Config, checkpoint: Checkpoint | None) -> LoadedModel:
     from vlmforge.parallel.mesh import pick_device
 
     device = pick_device(config.launch.device)
+    if checkpoint is None and config.model.init == "random":
+        print("the recipe's model has random weights; a trained one is checkpoint=runs/NAME", file=sys.stderr)
     return load_recipe_model(config, device) if checkpoint is None else load_checkpoint(checkpoint, config, device)
 
 

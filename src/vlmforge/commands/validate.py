@@ -8,6 +8,7 @@ from dataclasses import asdict
 from vlmforge.commands.configuring import LoadedRecipe, load_config
 from vlmforge.commands.request import Request
 from vlmforge.config.derived import Axes, BatchSizes
+from vlmforge.config.pretrained import is_folder
 from vlmforge.config.schema import Config
 from vlmforge.config.sources import walk_sources
 from vlmforge.errors import EXIT_OK, ConfigError, Problem
@@ -27,7 +28,8 @@ def run(request: Request) -> int:
     has_data = request.flag("check_data", default=True)
     steps, lines = _look_ahead(loaded.config) if has_data else (loaded.config.stage.max_steps, [])
     print(describe(loaded, steps))
-    print("".join(f"    {line}\n" for line in [*_tell_streams(loaded.config), *lines]), end="")
+    notes = [*_tell_fetched(loaded.config), *_tell_streams(loaded.config), *lines]
+    print("".join(f"    {note}\n" for note in notes), end="")
     return EXIT_OK
 
 
@@ -36,6 +38,19 @@ def _check_on_meta(config: Config) -> list[Problem]:
     from vlmforge.models.build import check_on_meta
 
     return check_on_meta(config)
+
+
+def _tell_fetched(config: Config) -> Iterator[str]:
+    """What is taken for a hub id because no folder has that name: a path may have been meant."""
+    from huggingface_hub import try_to_load_from_cache
+
+    name, revision = config.model.pretrained, config.model.revision
+    if (
+        name is not None
+        and not is_folder(name)
+        and try_to_load_from_cache(name, "config.json", revision=revision) is None
+    ):
+        yield f"model.pretrained: {name} is no folder here; training fetches it from the hub"
 
 
 def _tell_streams(config: Config) -> Iterator[str]:

@@ -34,11 +34,6 @@ class TilesFacts(Protocol):
         """Whether a tile must be whole patches."""
         ...
 
-    @property
-    def choices(self) -> Mapping[str, tuple[str, ...]]:
-        """Fields, by their path in config.json, to the values that they may have."""
-        ...
-
 
 class FamilyFacts(Protocol):
     """What is read of a model family; `vlmforge.models.Family` has it."""
@@ -95,6 +90,11 @@ class FamilyFacts(Protocol):
     @property
     def tiles(self) -> TilesFacts | None:
         """What a stitched model's tower makes of a tile; null for other models."""
+        ...
+
+    @property
+    def choices(self) -> Mapping[str, tuple[str, ...]]:
+        """Fields, by their path in config.json, to the values that they may have."""
         ...
 
     @property

@@ -60,7 +60,7 @@ def advise_foreign(path: str) -> str:
 
 
 def _tell_absent(folder: Path) -> str:
-    return f"folder {folder} does not exist either; paths are relative to {Path.cwd()}"
+    return f"give a path that exists: folder {folder} does not exist either; relative paths start at {Path.cwd()}"
 
 
 def _list_some(names: list[str]) -> str:

@@ -21,6 +21,8 @@ from vlmforge.models.build import TORCH_DTYPES, auto_class, build_on_meta, cast_
 from vlmforge.models.hub import fetch_folder
 from vlmforge.models.images import PROCESSOR_FILES, build_image_processor, build_image_rule, derive_image_rule
 from vlmforge.models.shape import plain_attention
+from vlmforge.models.stated import read_config
+from vlmforge.models.stitched_files import LAYOUTS
 from vlmforge.models.tokenizer import build_tokenizer, load_tokenizer
 
 
@@ -106,6 +108,7 @@ def _load_folder(
     base = folder
     if is_adapter:
         base = _fetch_base(folder)
+    _refuse_published(base)
     # Its progress bar counts tensors, line by line in a log.
     transformers_logging.disable_progress_bar()
     try:
@@ -133,6 +136,19 @@ def _load_folder(
         processor = build_image_processor(ModelConfig(pretrained=str(folder if has_processor else base)), shape)
         rule = derive_image_rule(shape, processor, tokenizer, ModelConfig().image.num_frames)
     return model, tokenizer, rule
+
+
+def _refuse_published(folder: Path) -> None:
+    """The files of a published stitched model belong to code beside them, which is not run."""
+    kind = read_config(folder, "checkpoint").get("model_type")
+    if kind in [layout.model_type for layout in LAYOUTS.values()]:
+        problem = Problem(
+            f"checkpoint = {folder} has the files of a published {kind}, which plain transformers does not read",
+            str(folder / "config.json"),
+            f"vlmforge convert checkpoint={folder} recipe=RECIPE output=FOLDER, with the recipe of such a model; then "
+            "checkpoint=FOLDER",
+        )
+        raise CheckpointError(problem)
 
 
 def _fetch_base(adapter: Path) -> Path:

@@ -58,6 +58,7 @@ class Family:
         sections: of a model of text and images, config.json's sections with their fields, as `fields` has them.
         vision: how it sees; None: text only.
         tiles: of a stitched model, what its tower makes of a tile; None: another model, or a tower that is not known.
+        choices: fields, by their path in config.json, to the values that they may have.
         lean: classes of the model's layers that are trained with a forward pass of our own, and what they compute.
         sharding: how tp and ep cut the model: module pattern to style, as `parallel/styles.py` names them; `*`
             is one part of a name, and a row that ends with ? may match nothing. Every parameter is in some row.
@@ -90,6 +91,7 @@ class Family:
     renamed: tuple[tuple[str, str], ...] = ()
     vision: Vision | None = None
     tiles: Tiles | None = None
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def narrow(self, fields: Mapping[str, Any]) -> Family:
         """The family of a config: itself, or where it takes parts of several kinds, that of the config's own."""
@@ -158,12 +160,10 @@ class Tiles:
         prefix_tokens: that its tower gives before those of the patches: a number, or the fields of `vision_config`
             whose sum it is.
         needs_whole_patches: whether a tile must be whole patches; other towers leave out what is over.
-        choices: fields, by their path in config.json, to the values that they may have.
     """
 
     prefix_tokens: int | tuple[str, ...]
     needs_whole_patches: bool
-    choices: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ InternViT's heads of zeros, the projector's norm and biases. A model that differ
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -86,7 +87,8 @@ def published_config(layout: Layout, shape: Any, seen: Mapping[str, Any]) -> dic
         seen: `max_tiles`, `thumbnail` and `image_tag` of its processor.
     """
     usual = _usual_nvlm_d() if layout.name == "nvlm_d" else _usual_nemotron(shape.vision_config)
-    own = describe(layout, shape)
+    # As a file has it: numbers that are keys become text, as they are in what was read.
+    own = json.loads(json.dumps(describe(layout, shape)))
     tiles = {"max_dynamic_patch": seen["max_tiles"], "use_thumbnail": seen["thumbnail"]}
     tags = {"use_thumbnail": seen["thumbnail"], "image_tag_type": seen["image_tag"]}
     return merge(merge(usual, shape.published or {}), {**own, **(tiles if layout.name == "nvlm_d" else tags)})

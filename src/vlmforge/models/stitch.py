@@ -243,13 +243,19 @@ def publish(folder: Path, fit: Fit, layout: Layout, table: Table, output: Path) 
             what = f"{folder} lacks {len(missing)} tensors, for example {missing[0]}"
             raise CheckpointError(Problem(what, str(folder), "give the export/ of a stitched model as it was written"))
 
+        rounded: list[str] = []
+
         def tensors() -> Iterator[tuple[str, Tensor]]:
             for name, owns in table.items():
-                parts = [fit.adapt(own, files.read(own), folder) for own in owns]
-                yield name, torch.cat(parts).to(layout.dtype(name))
+                whole = torch.cat([fit.adapt(own, files.read(own), folder) for own in owns])
+                if whole.dtype.itemsize > layout.dtype(name).itemsize:
+                    rounded.append(name)
+                yield name, whole.to(layout.dtype(name))
             yield from make_buffers(layout)
 
         write_folder(output, tensors())
+    if rounded:
+        fit.notes.append(f"{len(rounded)} tensors are rounded to the type that published files have: {rounded[0]}, ...")
 
 
 def make_buffers(layout: Layout) -> Iterator[tuple[str, Tensor]]:

@@ -23,7 +23,6 @@ from vlmforge.models.qwen3 import QWEN3
 from vlmforge.models.qwen3_moe import QWEN3_MOE
 from vlmforge.models.seed_oss import SEED_OSS
 from vlmforge.models.towers import TOWERS
-from vlmforge.models.towers.tower import Tower
 
 # In the place of a tower's folder, for one that is drawn.
 RANDOM = "random"
@@ -94,7 +93,8 @@ def _stitch(tower_type: str, text_type: str) -> Family:
             PROJECTOR_PATH: "replicated",
         },
         vision=vision,
-        tiles=_tiles_of(tower),
+        tiles=Tiles(tower.num_prefix_tokens, tower.needs_whole_patches),
+        choices={**STITCHED.choices, **{f"vision_config.{name}": values for name, values in tower.choices.items()}},
         tiny={
             **STITCHED.tiny,
             "text_config": {**text.tiny, "vocab_size": TINY_ROWS, "model_type": text_type},
@@ -102,12 +102,6 @@ def _stitch(tower_type: str, text_type: str) -> Family:
         },
         tiny_drops=tuple(f"text_config.{name}" for name in text.tiny_drops),
     )
-
-
-def _tiles_of(tower: Tower) -> Tiles:
-    choices = {f"vision_config.{name}": values for name, values in tower.choices.items()}
-    choices |= {"projector_type": tuple(PROJECTORS), "projector_norm": NORMS}
-    return Tiles(tower.num_prefix_tokens, tower.needs_whole_patches, choices)
 
 
 def _any_of(tables: list[Mapping[str, tuple[type, ...]]]) -> dict[str, tuple[type, ...]]:
@@ -143,6 +137,7 @@ STITCHED = Family(
         std=HALF,
     ),
     choose=_choose,
+    choices={"projector_type": tuple(PROJECTORS), "projector_norm": NORMS},
     tiny={
         "text_config": {**TINY_TEXT, "vocab_size": TINY_ROWS, "model_type": "llama"},
         "vision_config": {**TOWERS["clip_vision_model"].tiny, "model_type": "clip_vision_model"},

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vlmforge.checkpoint.steps import list_steps
 from vlmforge.config.derived import BatchSizes
 from vlmforge.config.schema import Config
 from vlmforge.data.bad import format_sample_id
@@ -23,7 +24,7 @@ from vlmforge.data.images import ImageRule
 from vlmforge.data.lengths import measure_train_lengths
 from vlmforge.data.loader import StepBatch, num_steps
 from vlmforge.data.mixture import Lengths
-from vlmforge.errors import EXIT_INTERRUPTED, EXIT_OK
+from vlmforge.errors import EXIT_INTERRUPTED, EXIT_OK, DataError
 from vlmforge.models.images import build_image_rule
 from vlmforge.models.tokenizer import build_tokenizer
 from vlmforge.observe.memory import peak_memory_gib
@@ -97,7 +98,11 @@ def _run(session: Session, records: Records) -> int:
         is_interrupted = any_rank(session.wish.is_set, session.world.device)
         if is_interrupted or (stop_after is not None and session.state.step >= stop_after):
             return _stop(session, records, is_interrupted)
-        _one_step(session, records, step_batches)
+        try:
+            _one_step(session, records, step_batches)
+        except DataError:
+            _save_alone(session, records)
+            raise
     with tell_shortage(session.config, session.world, "score", "exporting and scoring"):
         finish(session, records)
     return EXIT_OK
@@ -228,6 +233,14 @@ def _is_due(step: int, every_steps: int | None) -> bool:
 def _derive_seed(seed: int, step: int, token_rank: int) -> int:
     digest = hashlib.sha256(f"{seed}/{step}/{token_rank}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _save_alone(session: Session, records: Records) -> None:
+    """Keep the steps that are done when the data stops the run; several ranks need not all be stopped by it."""
+    step, folder = session.state.step, session.run.checkpoints
+    if session.world.world_size == 1 and step > 0 and step not in list_steps(folder):
+        save(session, records)
+        records.progress.message(f"stopped after step {step} of {session.total_steps}; state saved in {folder}")
 
 
 def _stop(session: Session, records: Records, is_interrupted: bool) -> int:

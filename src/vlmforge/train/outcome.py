@@ -196,7 +196,7 @@ def _say_goodbye(session: Session, records: Records, after: dict[str, Any]) -> N
         say(line)
     if ledger.has_left_out:
         say(f"each sample that was left out, and why: {session.run.path / 'bad_samples.jsonl'}")
-    prompt, image = "...", ""
+    prompt, image = "...", "" if session.image_rule is None else "image=PICTURE.png "
     for name in session.config.evaluate.tasks:
         if answers := after.get(name, {}).get("answers"):
             prompt = answers[0]["prompt"]

@@ -27,6 +27,9 @@ MAY_DIFFER = (
     "stage.max_tokens_per_micro_batch",
     "stage.generation",
     "data.num_workers",
+    # No sample of the steps that are done was bad where the first one stops a run.
+    "data.on_bad_sample",
+    "data.max_bad_ratio",
     "parallelism.cp",
     "parallelism.dp_replicate",
     "parallelism.dp_shard",

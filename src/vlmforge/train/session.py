@@ -172,7 +172,8 @@ def open_session(
         f"{total:,} parameters, {trained:,} trained; "
         f"{total_steps} steps of {config.stage.global_batch_size} rows on {world.world_size} "
         f"{'rank' if world.world_size == 1 else 'ranks'} ({world.device.type}); "
-        f"weights: {starting_folder(config) or f'random, from run.seed={config.run.seed}'}; run folder {run.path}"
+        f"weights: {run.resume_from or starting_folder(config) or f'random, from run.seed={config.run.seed}'}; "
+        f"run folder {run.path}"
     )
     flops_per_token = count_flops_per_token(root.model)
     session = Session(

@@ -17,9 +17,9 @@ TOWER = f"{AT}.vision_config"
 
 def check_kinds(subject: Subject) -> Iterator[Finding]:
     """The projector, its norm and those of the tower are of a kind that there is."""
-    fields, tiles = _parts(subject)
-    for path, kinds in tiles.choices.items() if tiles is not None else ():
-        value: Any = fields
+    family = subject.family()
+    for path, kinds in family.choices.items() if family is not None else ():
+        value: Any = _parts(subject)[0]
         for name in path.split("."):
             value = value.get(name) if is_section(value) else None
         if isinstance(value, str) and value not in kinds:
