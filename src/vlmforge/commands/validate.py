@@ -44,12 +44,10 @@ def _tell_fetched(config: Config) -> Iterator[str]:
     """What is taken for a hub id because no folder has that name: a path may have been meant."""
     from huggingface_hub import try_to_load_from_cache
 
-    name, revision = config.model.pretrained, config.model.revision
-    if (
-        name is not None
-        and not is_folder(name)
-        and try_to_load_from_cache(name, "config.json", revision=revision) is None
-    ):
+    name = config.model.pretrained
+    if name is None or is_folder(name):
+        return
+    if try_to_load_from_cache(name, "config.json", revision=config.model.revision) is None:
         yield f"model.pretrained: {name} is no folder here; training fetches it from the hub"
 
 
