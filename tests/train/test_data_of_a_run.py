@@ -90,7 +90,7 @@ def test_too_few_held_out_samples_stop_the_run(files: Path, capsys: pytest.Captu
 def test_a_run_that_a_bad_sample_stops_goes_on_without_it(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_rows(files / "a.jsonl", [*GOOD, {"prompt": "What?"}, *GOOD])
     write_rows(files / "held.jsonl", GOOD[:4])
-    words = ["data.shuffle=false", "stage.packing=none", "stage.global_batch_size=4", "stage.max_steps=4"]
+    words = ["data.shuffle=false", "stage.packing=none", "~stage.packing_window", "stage.max_steps=4"]
     assert train("run.name=whole", *words) == 0
     assert train("run.name=stopped", *words, "data.on_bad_sample=error", "~data.max_bad_ratio") == 3
     told = capsys.readouterr()
