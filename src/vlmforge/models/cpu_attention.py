@@ -2,8 +2,8 @@
 
 The forward kernel is torch's own. Its backward one is slower in bfloat16 than in float32 with every cast counted (3.1
 to 2.3 ms for 192 tokens and 9 heads on two cores), and compiles for each new length code that it keeps: 4 MB each, for
-as many lengths as the data has. So pictures and float32 take it in float32, and packed samples in bfloat16 products of
-blocks, which take two thirds of that time. Both are operations of their own, which torch.compile takes as they are:
+as many lengths as the data has. So only float32 takes it, and bfloat16 goes by products of blocks, in two thirds of the
+float32 kernel's time. Attention of packed samples is two operations of its own, which torch.compile takes as they are:
 what they run depends on where samples end.
 """
 
@@ -12,6 +12,7 @@ what they run depends on where samples end.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -123,18 +124,11 @@ def _undo_blocks(
     """
     num_groups = key.shape[1]
     filled = _fill_up(tuple(borders.tolist()), num_groups)
-    queries, keys, values, grads, outs, sums = (
+    rows = (
         heads[0].transpose(0, 1).unflatten(1, (num_groups, -1)).flatten(0, 1)  # [T * K, G, D]
         for heads in (query, key, value, grad.transpose(1, 2), out.transpose(1, 2), log_sums.unsqueeze(-1))
     )
-    # Equal weights of n tokens are a score of -log(n) each, a single one is 0: half of it is far from neither.
-    shift = (sums - filled.half_logs).to(query.dtype)
-    grads = grads.float().mul_((shift.float() - sums).exp_().mul_(scaling)).to(query.dtype)
-    delta = (grads.float() * outs.float()).sum(-1, keepdim=True).neg_()
-    high = delta.to(query.dtype)
-    grads = torch.cat([grads, high, (delta - high.float()).to(query.dtype)], -1)
-    values = F.pad(values, (0, 2), value=1.0)
-    read = [filled.gather(tensor) for tensor in (queries, keys, values, grads, -shift)]
+    read = [filled.gather(tensor) for tensor in _prepare(*rows, half_logs=filled.half_logs, scaling=scaling)]
     # Nothing comes back through what is filled up.
     read[3].index_fill_(0, filled.copies, 0.0)
     written = [torch.empty_like(read[0]), torch.empty_like(read[1]), torch.empty_like(read[1])]
@@ -147,6 +141,28 @@ def _undo_blocks(
     return results[0], results[1], results[2]
 
 
+def _prepare(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    grads: Tensor,
+    outs: Tensor,
+    sums: Tensor,
+    half_logs: Tensor | float,
+    scaling: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What `_undo_samples` reads, `[..., D]` each, of the same and the scores' log sums, `[..., 1]`.
+
+    Equal weights of n tokens are a score of -log(n) each, a single one is 0: half of it is far from neither.
+    """
+    shift = (sums - half_logs).to(queries.dtype)
+    grads = grads.float().mul_((shift.float() - sums).exp_().mul_(scaling)).to(queries.dtype)
+    delta = (grads.float() * outs.float()).sum(-1, keepdim=True).neg_()
+    high = delta.to(queries.dtype)
+    grads = torch.cat([grads, high, (delta - high.float()).to(queries.dtype)], -1)
+    return queries, keys, F.pad(values, (0, 2), value=1.0), grads, -shift
+
+
 def _undo_samples(
     query: Tensor,
     key: Tensor,
@@ -157,7 +173,8 @@ def _undo_samples(
     key_grad: Tensor,
     value_grad: Tensor,
     scaling: float,
-    window: int | None,
+    window: int | None = None,
+    is_causal: bool = True,
 ) -> None:
     """Write the three gradients of samples of one L, their heads beside each other.
 
@@ -173,6 +190,7 @@ def _undo_samples(
         value_grad: as key.
         scaling: factor of the scores.
         window: how many tokens back a token sees, itself counted; None: all.
+        is_causal: whether a token sees none that follow.
     """
     num_tokens = query.shape[1]
     key_sum, value_sum = (torch.zeros(key.squeeze(2).shape) for _ in range(2))
@@ -182,12 +200,16 @@ def _undo_samples(
         q, g, s = (tensor[:, rows].flatten(1, 2) for tensor in (query, grad, shift))
         own = g[..., :-2].contiguous()
         parts = []
-        for left in range(_first_key(top, window), rows.stop, KEYS):
-            columns = slice(left, min(left + KEYS, rows.stop))
+        last = rows.stop if is_causal else num_tokens
+        for left in range(_first_key(top, window), last, KEYS):
+            columns = slice(left, min(left + KEYS, last))
             k, v = (tensor[:, columns].flatten(1, 2) for tensor in (key, value))
-            bias = _hide(rows.stop - top, columns.stop - left, top - left, window)
-            weights = (s.unflatten(1, (-1, query.shape[2])) + bias).flatten(1, 2)
-            weights.baddbmm_(q, k.mT, alpha=scaling).exp_()
+            if is_causal:
+                bias = _hide(rows.stop - top, columns.stop - left, top - left, window)
+                weights = (s.unflatten(1, (-1, query.shape[2])) + bias).flatten(1, 2)
+                weights.baddbmm_(q, k.mT, alpha=scaling).exp_()
+            else:
+                weights = torch.baddbmm(s, q, k.mT, alpha=scaling).exp_()
             score_grad = torch.bmm(g, v.mT).mul_(weights)
             value_sum[:, columns] += torch.bmm(weights.mT, own).float()
             key_sum[:, columns] += torch.bmm(score_grad.mT, q).float()
@@ -331,6 +353,20 @@ class AttendWhole(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         """In the type of the query."""
         *heads, log_sums = ctx.saved_tensors
+        if heads[0].dtype == torch.bfloat16:
+            return *_undo_whole(grad_outputs[0], *heads, log_sums=log_sums, scaling=ctx.scaling), None
         wide = (tensor.float() for tensor in (grad_outputs[0], *heads))
         grads = _backward(*wide, log_sums, 0.0, is_causal=False, scale=ctx.scaling)
         return *(grad.to(heads[0].dtype) for grad in grads), None
+
+
+def _undo_whole(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, log_sums: Tensor, scaling: float
+) -> list[Tensor]:
+    """Gradients of query, key and value, `[N, H, L, D]` each, in their type and by products in it."""
+    rows = [tensor.flatten(0, 1).unsqueeze(2) for tensor in (query, key, value, grad, out, log_sums.unsqueeze(-1))]
+    read = _prepare(*rows, half_logs=0.5 * math.log(query.shape[2]), scaling=scaling)
+    written = [torch.empty_like(rows[0]) for _ in range(3)]
+    for pictures in zip(*(tensor.split(BATCH) for tensor in (*read, *written)), strict=True):
+        _undo_samples(*pictures, scaling=scaling, is_causal=False)
+    return [tensor.view(query.shape) for tensor in written]
