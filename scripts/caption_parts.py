@@ -15,11 +15,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-COLOURS = re.compile(r"an? (\w+(?: and \w+)?) (?=\w)")
+COLOURS = re.compile(r"^an? (\w+(?: and \w+)?) (?=\w)")
 
 
 def find_kind(answer: str) -> str:
-    """What stands behind the last colour."""
+    """What stands behind the colours; all where it does not begin with them."""
     return COLOURS.sub("", answer.strip())
 
 

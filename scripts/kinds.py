@@ -1,4 +1,4 @@
-"""One plain word for what sort of thing a picture shows, from the groups that OpenMoji and Tux Paint sort theirs into.
+"""A plain word or a few for what sort of thing a picture shows, from the groups of OpenMoji and Tux Paint.
 
 The words are such as a language model has seen often: a frozen one hardly comes to say `people body, person role`.
 """
@@ -79,5 +79,5 @@ KINDS = {
 
 
 def name_kind(*groups: str) -> str:
-    """The word of the outermost group, or of it and the next one where these have a word of their own."""
+    """That of the outermost group, or of it and the next one where these have one of their own."""
     return KINDS.get("/".join(groups[:2])) or KINDS[groups[0]]

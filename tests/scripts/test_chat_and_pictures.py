@@ -142,4 +142,6 @@ def test_parts_of_an_answer_are_counted():
         "the kind": 2,
         "all": 1,
     }
+    assert PARTS["the kind"]("a red flag on a white flag") == "flag on a white flag"
+    assert PARTS["the kind"]("person with a red hat") == "person with a red hat"
     assert [count_commonest([*references, "a red hand"], part) for part in PARTS.values()] == [2, 1, 2, 1]
