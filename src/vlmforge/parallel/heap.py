@@ -84,7 +84,7 @@ def make_room(needed: int) -> None:
 
 
 class _MallocInfo(ctypes.Structure):
-    """Glibc's mallinfo2: of `fordblks`, bytes of the heap that are free."""
+    """Glibc's mallinfo2: in `fordblks`, bytes of the heap that are free, those too whose pages were given back."""
 
     _names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
     _fields_ = [(name, ctypes.c_size_t) for name in _names.split()]
