@@ -9,6 +9,7 @@ from vlmforge.config.schema import SourceConfig
 from vlmforge.data.check import check_data
 from vlmforge.data.fingerprint import fingerprint_sources
 from vlmforge.data.forecast import count_unpacked_steps, open_countable
+from vlmforge.data.gsm8k_parquet import main as make_parquet
 
 ROWS = [{"question": f"q{k}", "answer": f"a{k}"} for k in range(10)]
 COLUMNS = {"prompt": "question", "response": "answer"}
@@ -59,6 +60,19 @@ def test_an_absent_asset_names_what_makes_it(path, script, make_config, tmp_path
     folder = path.partition("/")[0]
     wanted = f"python scripts/{script}  makes assets/{folder}/ (docs/assets.md), or give the path of your own file"
     assert problem.fix == wanted
+
+
+@pytest.mark.parametrize(("name", "is_made"), [("train", True), ("test", True), ("val", False)])
+def test_files_of_gsm8k_as_verl_names_them_are_made_by_the_command_that_is_told(
+    make_config, write_jsonl, tmp_path, name, is_made
+):
+    path = tmp_path / "gsm8k" / f"{name}.parquet"
+    (problem,) = check(make_config, source(path))
+    assert problem.fix.startswith(f"python -m vlmforge.data.gsm8k_parquet {name}.jsonl {path}  ") == is_made
+    if is_made:
+        rows = write_jsonl(f"{name}.jsonl", [{"question": "1 + 1?", "answer": "#### 2"}])
+        assert make_parquet([str(rows), problem.fix.split()[4]]) == 0
+        assert path.is_file()
 
 
 @pytest.mark.parametrize(

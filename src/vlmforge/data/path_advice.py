@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vlmforge.data.gsm8k_parquet import SPLITS
 from vlmforge.data.locations import FILE_SUFFIXES
 from vlmforge.errors import nearest, one_of
 
@@ -16,6 +17,7 @@ _MADE_BY = {
     "tuxpaint": "fetch_assets.py --only tuxpaint",
     "wordnet": "fetch_assets.py --only wordnet",
 }
+_GSM8K_FILES = tuple(f"{split}.parquet" for split in SPLITS)
 # Names of a folder that are listed, where none is like the one that is wanted.
 _MOST_NAMES = 8
 
@@ -27,8 +29,8 @@ def advise_path(path: str) -> str:
         asset = "/".join(folder.parts[:2])
         script = _MADE_BY.get(asset.removeprefix("assets/"), "fetch_assets.py")
         return f"python scripts/{script}  makes {asset}/ (docs/assets.md), or give the path of your own file"
-    if not folder.is_dir() and folder.name == "gsm8k" and Path(path).suffix == ".parquet":
-        rows = Path(path).with_suffix(".jsonl").name
+    if not folder.is_dir() and folder.name == "gsm8k" and name in _GSM8K_FILES:
+        rows = Path(name).with_suffix(".jsonl")
         return f"python -m vlmforge.data.gsm8k_parquet {rows} {path}  makes it of GSM8K's own lines (docs/assets.md)"
     if not folder.is_dir():
         return _tell_absent(folder)
