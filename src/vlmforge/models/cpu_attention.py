@@ -367,6 +367,6 @@ def _undo_whole(
     rows = [tensor.flatten(0, 1).unsqueeze(2) for tensor in (query, key, value, grad, out, log_sums.unsqueeze(-1))]
     read = _prepare(*rows, half_logs=0.5 * math.log(query.shape[2]), scaling=scaling)
     written = [torch.empty_like(rows[0]) for _ in range(3)]
-    for pictures in zip(*(tensor.split(BATCH) for tensor in (*read, *written)), strict=True):
+    for pictures in zip(*(tensor.split(4 * BATCH) for tensor in (*read, *written)), strict=True):
         _undo_samples(*pictures, scaling=scaling, is_causal=False)
     return [tensor.view(query.shape) for tensor in written]
