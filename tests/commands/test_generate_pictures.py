@@ -112,6 +112,11 @@ def test_what_is_wrong_with_pictures_and_the_checkpoint_is_said_at_once(
     assert "on_bad_sample" not in told
 
 
+def test_an_image_that_is_empty_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "recipe=quickstart", "prompt=What?", "image="]) == 3
+    assert "image 1 is empty" in capsys.readouterr().err
+
+
 def test_every_bad_picture_of_a_file_of_prompts_is_named_before_the_first_answer(
     here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

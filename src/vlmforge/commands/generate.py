@@ -64,7 +64,8 @@ def _find_inputs(request: Request) -> tuple[list[PromptRow], Config, Checkpoint 
         if problems := check_pictures(asked):
             errors.append(DataError(problems))
     except DataError as error:
-        errors.append(error)
+        # Of a single sample, too, which is of a kind; all of them together are of none.
+        errors.append(DataError(error.problems))
     try:
         config, checkpoint = _find_model(request)
     except VlmforgeError as error:
