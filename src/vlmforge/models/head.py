@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from vlmforge.config.schema import IGNORE_INDEX
 from vlmforge.models.attention import VARLEN
 from vlmforge.models.fusion import embed, index_images
+from vlmforge.models.halves import CUT, arrange
 from vlmforge.models.image_types import ImageTensors
 from vlmforge.models.shape import find_family
 from vlmforge.parallel.context import SequenceSplit
@@ -50,6 +51,7 @@ class LossModel(nn.Module):
         split: SequenceSplit | None = None,
         ranks: TensorRanks | None = None,
         kept_in_eval: Sequence[nn.Module] = (),
+        is_halved: bool = False,
     ) -> None:
         """Wrap `model`; its parameters stay its own, under the prefix `model.`.
 
@@ -58,6 +60,7 @@ class LossModel(nn.Module):
             split: the ranks that share each micro-batch's tokens; None: this rank sees them alone.
             ranks: that share the vocabulary; None: this rank has all of it.
             kept_in_eval: modules of it that stay in evaluation mode while the rest trains.
+            is_halved: whether two threads compute its layers (`halves.py`).
         """
         super().__init__()
         # Not modules of its own: they are inside the model.
@@ -65,6 +68,7 @@ class LossModel(nn.Module):
         self.model = model
         self.split = split
         self.ranks = ranks
+        self.is_halved = is_halved
 
     def train(self, mode: bool = True) -> LossModel:
         """As of every module, but for what stays in evaluation mode."""
@@ -153,6 +157,11 @@ class LossModel(nn.Module):
         family = find_family(self.model.config)
         decoder = self.model.get_submodule(family.decoder)
         image_index = index_images(self.model, input_ids, images) if family.vision is not None else None
+        order = arrange(cu_seq_lens, SHAPE_STEP) if self.is_halved and torch.is_grad_enabled() else None
+        if order is not None:
+            input_ids, position_ids = input_ids[:, order.taken], position_ids[..., order.taken]
+            image_index = None if image_index is None else image_index[:, order.taken]
+            borders |= {"cu_seq_lens_q": order.cu_seq_lens, "cu_seq_lens_k": order.cu_seq_lens, CUT: order.cut}
         if self.split is not None:
             input_ids, position_ids = self.split.take(input_ids), self.split.take(position_ids, dim=-1)
             image_index = None if image_index is None else self.split.take(image_index)
@@ -162,6 +171,8 @@ class LossModel(nn.Module):
             with self._tower_draws(input_ids.device):
                 embeds, more = embed(self.model, input_ids, image_index, images)
             output = decoder(inputs_embeds=embeds, position_ids=position_ids, use_cache=False, **borders, **more)
+        if order is not None:
+            return output.last_hidden_state.index_select(1, order.places)
         return output.last_hidden_state
 
     def _tower_draws(self, device: torch.device) -> AbstractContextManager[None]:

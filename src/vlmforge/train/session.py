@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from vlmforge.checkpoint.store import SafetensorsReader, drop_after
 from vlmforge.config.derived import BatchSizes
 from vlmforge.config.encode import encode_absolute, to_yaml
@@ -34,6 +36,7 @@ from vlmforge.models.build import (
 )
 from vlmforge.models.embed_cache import attach_embed_cache
 from vlmforge.models.export import export_model
+from vlmforge.models.halves import apply_halves, draws_or_adapts
 from vlmforge.models.head import LossModel
 from vlmforge.models.lean import apply_lean
 from vlmforge.models.liger import apply_liger
@@ -231,7 +234,13 @@ def build_root(config: Config, world: World) -> LossModel:
         if experts is not None and experts.weight_mesh is not None:
             apart.append(Apart(moved, experts.weight_mesh))
     frozen = find_frozen_towers(model) if config.stage.frozen_in_eval else []
-    root = LossModel(model, world.sequence_split(), ranks=ranks if ranks.size > 1 else None, kept_in_eval=frozen)
+    root = LossModel(
+        model,
+        world.sequence_split(),
+        ranks=ranks if ranks.size > 1 else None,
+        kept_in_eval=frozen,
+        is_halved=_is_halved(model, config, world),
+    )
     precision = config.parallelism
     apply_fsdp(
         root,
@@ -244,6 +253,8 @@ def build_root(config: Config, world: World) -> LossModel:
     )
     if precision.compile:
         apply_compile(find_text_layers(model))
+    if root.is_halved:
+        apply_halves(find_layers(model))
     materialise(model, config, world.device, SafetensorsReader())
     return root.train()
 
@@ -254,6 +265,14 @@ def _apply_kernels(model: PreTrainedModel, config: Config) -> None:
         apply_liger(model)
     elif not config.parallelism.compile:
         apply_lean(model)
+
+
+def _is_halved(model: PreTrainedModel, config: Config, world: World) -> bool:
+    """Whether two threads of this rank may go through a layer at once, and no other rank waits for what is in it."""
+    axes, layout = world.axes, config.parallelism
+    is_alone = axes.tp == axes.cp == axes.ep == 1 and not layout.compile and layout.recompute == "none"
+    is_alone &= config.model.attention == "varlen" and not draws_or_adapts(model, model.config.to_dict())
+    return is_alone and world.device.type == "cpu" and torch.get_num_threads() > 1
 
 
 def _build_ranks(world: World) -> tuple[TensorRanks, ExpertRanks | None]:
