@@ -111,14 +111,16 @@ class _LeanLoraLinear(LoraLinear):
         (name,) = self.active_adapters
         base, dropout, scale = self.base_layer, self.lora_dropout[name], self.scaling[name]
         a, b = self.lora_A[name], self.lora_B[name]
-        b_weight = local_tensor(b.get_parameter("weight"))
-        if isinstance(dropout, nn.Identity) and not any(is_cut(module) for module in (base, a, b)):
+        # One rank keeps them in the type that is trained.
+        a_weight, b_weight = (local_tensor(part.get_parameter("weight")).to(x.dtype) for part in (a, b))
+        is_shared = any(is_cut(module) for module in (base, a, b))
+        if isinstance(dropout, nn.Identity) and not is_shared:
             assert not base.weight.requires_grad, "what an adapter is beside is frozen"
             inputs = x.flatten(0, -2)
-            product, _ = _adapted_product(inputs, base.weight, base.bias, a.weight, b_weight, scale)
+            product, _ = _adapted_product(inputs, base.weight, base.bias, a_weight, b_weight, scale)
             return product.view(*x.shape[:-1], -1)
         result = base(x, *args, **kwargs)
-        low_rank = a(dropout(x)) * scale
+        low_rank = (a(dropout(x)) if is_shared else F.linear(dropout(x), a_weight)) * scale
         flat = torch.addmm(result.flatten(0, -2), low_rank.flatten(0, -2), b_weight.T)
         return flat.view_as(result)
 
@@ -214,6 +216,11 @@ def _as_list(names: str | Sequence[str]) -> list[str]:
 def is_adapter(parameter_name: str) -> bool:
     """Whether a parameter of the model belongs to an adapter."""
     return ".lora_A." in parameter_name or ".lora_B." in parameter_name
+
+
+def adapter_weights(model: nn.Module) -> list[nn.Parameter]:
+    """Both matrices of every adapter."""
+    return [parameter for name, parameter in model.named_parameters() if is_adapter(name)]
 
 
 def init_adapter(module_name: str, module: nn.Module) -> bool:

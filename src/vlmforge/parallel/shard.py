@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,7 @@ def apply_fsdp(
     reduce_dtype: torch.dtype,
     apart: Sequence[Apart] = (),
     is_offloaded: bool = False,
+    cast_by_layers: Collection[nn.Parameter] = (),
 ) -> None:
     """Shard each layer by itself and the rest (embedding, norm, head) with the root, in place.
 
@@ -55,13 +56,14 @@ def apply_fsdp(
         param_dtype: type of the gathered weights and of the computation.
         reduce_dtype: type in which gradients are summed.
         is_offloaded: shards, their gradients and with them the optimizer are in CPU memory.
+        cast_by_layers: weights whose layers cast them themselves, for which one rank needs no FSDP.
     """
     # What enters a layer keeps its type: the rotary tables of a vision tower are float32 on purpose.
     policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=reduce_dtype, cast_forward_inputs=False)
     used, offload = _used_axes(mesh), _offload_policy(mesh, is_offloaded)
     as_they_are: set[nn.Parameter] = set()
     if dist.get_world_size() == 1 and not is_offloaded:
-        as_they_are = {parameter for parameter in root.parameters() if _is_used_as_stored(parameter, policy)}
+        as_they_are = {*cast_by_layers, *(p for p in root.parameters() if _is_used_as_stored(p, policy))}
         layers = [layer for layer in layers if any(p not in as_they_are for p in layer.parameters())]
         if all(parameter in as_they_are for parameter in root.parameters()):
             return

@@ -22,6 +22,7 @@ from vlmforge.data.loader import StepBatch, TrainLoader, build_train_loader
 from vlmforge.data.mixture import Lengths
 from vlmforge.errors import CheckpointError, Problem
 from vlmforge.generate.load import stop_ids
+from vlmforge.models.adapters import adapter_weights
 from vlmforge.models.build import (
     TORCH_DTYPES,
     build_on_meta,
@@ -250,6 +251,7 @@ def build_root(config: Config, world: World) -> LossModel:
         param_dtype=TORCH_DTYPES[precision.param_dtype],
         reduce_dtype=TORCH_DTYPES[precision.reduce_dtype],
         is_offloaded=precision.cpu_offload,
+        cast_by_layers=adapter_weights(model),
     )
     if precision.compile:
         apply_compile(find_text_layers(model))
