@@ -11,7 +11,7 @@ are gathered, and their gradients are summed in one order, so that a step gives 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
+from transformers import PreTrainedModel
 
 # Of a half, in tokens or patches: matrix products of fewer rows are slower.
 FEWEST_ROWS = 512
@@ -30,25 +31,28 @@ CUT = "halves_cut"
 Arguments = Mapping[str, Any]
 
 
-def draws_or_adapts(model: nn.Module, config: Mapping[str, Any]) -> bool:
-    """Whether layers draw random numbers, from one generator for all threads, or make rotary angles anew as they go.
+def is_steady(model: PreTrainedModel) -> bool:
+    """Whether a forward pass only reads what threads share.
 
-    Args:
-        model: with its adapters.
-        config: of the model, as a dict.
+    Layers that drop draw from one generator, and some rotary angles are made anew for a sample longer than any before.
     """
-    if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
-        return True
-    for key, value in config.items():
-        name = str(key)
-        is_drawn = "drop" in name or "jitter" in name or name == "crops_positions"
-        is_adapted = name == "rope_type" and value in ("dynamic", "longrope")
+    drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+    return not drops and not any(_is_unsteady(*field) for field in _fields(model.config.to_dict()))
+
+
+def _is_unsteady(name: str, value: Any) -> bool:
+    if name == "rope_type":
+        return value in ("dynamic", "longrope")
+    return bool(value) and ("drop" in name or "jitter" in name or name == "crops_positions")
+
+
+def _fields(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Of a config and of those in it."""
+    for name, value in config.items():
         if isinstance(value, dict):
-            if draws_or_adapts(nn.Identity(), value):
-                return True
-        elif (value and is_drawn) or is_adapted:
-            return True
-    return False
+            yield from _fields(value)
+        else:
+            yield str(name), value
 
 
 @dataclass(frozen=True)
@@ -111,11 +115,12 @@ def apply_halves(layers: Sequence[nn.Module]) -> None:
 def _in_halves(layer: nn.Module, inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         cut = kwargs.pop(CUT, None)
-        halves = None if args or not torch.is_grad_enabled() else _cut(hidden_states, cut, kwargs)
+        is_alone = not torch.is_grad_enabled() or any(arg is not None for arg in args)
+        halves = None if is_alone else _cut(hidden_states, cut, kwargs)
         if halves is None:
             return inner(hidden_states, *args, **kwargs)
         weights = [weight for weight in layer.parameters() if weight.requires_grad]
-        return _Halves.apply(inner, halves, hidden_states, *weights)
+        return _Halves.apply(lambda half, **own: inner(half, *args, **own), halves, hidden_states, *weights)
 
     return forward
 

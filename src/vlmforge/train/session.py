@@ -37,7 +37,7 @@ from vlmforge.models.build import (
 )
 from vlmforge.models.embed_cache import attach_embed_cache
 from vlmforge.models.export import export_model
-from vlmforge.models.halves import apply_halves, draws_or_adapts
+from vlmforge.models.halves import apply_halves, is_steady
 from vlmforge.models.head import LossModel
 from vlmforge.models.lean import apply_lean
 from vlmforge.models.liger import apply_liger
@@ -273,7 +273,7 @@ def _is_halved(model: PreTrainedModel, config: Config, world: World) -> bool:
     """Whether two threads of this rank may go through a layer at once, and no other rank waits for what is in it."""
     axes, layout = world.axes, config.parallelism
     is_alone = axes.tp == axes.cp == axes.ep == 1 and not layout.compile and layout.recompute == "none"
-    is_alone &= config.model.attention == "varlen" and not draws_or_adapts(model, model.config.to_dict())
+    is_alone &= config.model.attention == "varlen" and is_steady(model)
     return is_alone and world.device.type == "cpu" and torch.get_num_threads() > 1
 
 
