@@ -27,6 +27,8 @@ from transformers import PreTrainedModel
 FEWEST_ROWS = 512
 # The argument that says where the first half of a row of packed samples ends.
 CUT = "halves_cut"
+# In the names of fields that make a layer draw random numbers in training, if they are not 0.
+_DRAWN = ("dropout", "pdrop", "drop_path", "drop_rate", "jitter", "crops_positions")
 
 Arguments = Mapping[str, Any]
 
@@ -43,7 +45,7 @@ def is_steady(model: PreTrainedModel) -> bool:
 def _is_unsteady(name: str, value: Any) -> bool:
     if name == "rope_type":
         return value in ("dynamic", "longrope")
-    return bool(value) and ("drop" in name or "jitter" in name or name == "crops_positions")
+    return bool(value) and any(word in name for word in _DRAWN)
 
 
 def _fields(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
