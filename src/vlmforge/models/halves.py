@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from threading import Barrier
 from typing import Any
 
 import torch
@@ -241,7 +242,7 @@ def _both(work: Callable[[int], Any]) -> list[Any]:
 @cache
 def _threads(pid: int) -> ThreadPoolExecutor:
     """Two threads of this process, which share out the cores; a child has none of its parent's."""
-    total = torch.get_num_threads()
+    total, everyone = torch.get_num_threads(), Barrier(2)
 
     def start() -> None:
         # The first call lets torch give the thread as many as the process has.
@@ -249,6 +250,7 @@ def _threads(pid: int) -> ThreadPoolExecutor:
         torch.set_num_threads(max(1, total // 2))
 
     pool = ThreadPoolExecutor(2, thread_name_prefix="half", initializer=start)
-    list(pool.map(lambda _: None, range(2)))
+    # Both are there before the number is set back: setting it in one is also what later threads start with.
+    list(pool.map(lambda _: everyone.wait(), range(2)))
     torch.set_num_threads(total)
     return pool

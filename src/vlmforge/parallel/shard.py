@@ -56,14 +56,18 @@ def apply_fsdp(
         param_dtype: type of the gathered weights and of the computation.
         reduce_dtype: type in which gradients are summed.
         is_offloaded: shards, their gradients and with them the optimizer are in CPU memory.
-        cast_by_layers: weights whose layers cast them themselves, for which one rank needs no FSDP.
+        cast_by_layers: weights whose layers cast them themselves, for which one rank needs no FSDP if their
+            gradients are summed in their own type.
     """
     # What enters a layer keeps its type: the rotary tables of a vision tower are float32 on purpose.
     policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=reduce_dtype, cast_forward_inputs=False)
     used, offload = _used_axes(mesh), _offload_policy(mesh, is_offloaded)
     as_they_are: set[nn.Parameter] = set()
     if dist.get_world_size() == 1 and not is_offloaded:
-        as_they_are = {*cast_by_layers, *(p for p in root.parameters() if _is_used_as_stored(p, policy))}
+        as_they_are = {
+            *(p for p in cast_by_layers if p.dtype == reduce_dtype),
+            *(p for p in root.parameters() if _is_used_as_stored(p, policy)),
+        }
         layers = [layer for layer in layers if any(p not in as_they_are for p in layer.parameters())]
         if all(parameter in as_they_are for parameter in root.parameters()):
             return
