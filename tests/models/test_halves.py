@@ -164,8 +164,8 @@ def test_an_arrangement_has_every_sample_whole_and_a_border_where_it_is_cut(leng
     with mock.patch.object(halves, "FEWEST_ROWS", 100):
         found = arrange(borders, multiple)
     if found is None:
-        # Even the best halves are too short, or one sample is longer than all others together.
-        assert sum(lengths) - max(lengths) < 100 or sum(lengths) < 300
+        # Halves differ by no more than the longest sample: they are too short, or it is most of the difference.
+        assert sum(lengths) - max(lengths) < 200 or max(lengths) > 0.3 * sum(lengths)
         return
     total = len(found.taken)
     assert found.taken[found.places].tolist() == list(range(sum(lengths)))

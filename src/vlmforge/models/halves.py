@@ -1,6 +1,6 @@
 """Layers whose two halves of the samples two threads compute side by side, on a CPU.
 
-Threads that share out one operation wait for each other at its end, some ten thousand times a step, and what it does
+Threads that share out one operation wait for each other at the end of each, and what it does
 before and after it is shared out is done by one. With samples of their own, which see nothing of each other, they wait
 once a layer. The layer stays one node of the graph, inside of what shards it: both halves see its weights while they
 are gathered, and their gradients are summed in one order, so that a step gives the same bits each time.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -26,6 +26,8 @@ from transformers import PreTrainedModel
 
 # Of a half, in tokens or patches: matrix products of fewer rows are slower.
 FEWEST_ROWS = 512
+# Of all rows, in the larger half: where one thread has more, the other waits longer than both would at every operation.
+MOST_SHARE = 0.65
 # The argument that says where the first half of a row of packed samples ends.
 CUT = "halves_cut"
 # In the names of fields that make a layer draw random numbers in training, if they are not 0.
@@ -85,7 +87,7 @@ def arrange(cu_seq_lens: Tensor, multiple: int) -> Arrangement | None:
         half = int(sums[1] < sums[0])
         halves[half].append(number)
         sums[half] += lengths[number]
-    if min(sums) < FEWEST_ROWS:
+    if not _is_worthwhile(*sums):
         return None
     pieces: list[Tensor] = []
     ends = [0]
@@ -102,6 +104,11 @@ def arrange(cu_seq_lens: Tensor, multiple: int) -> Arrangement | None:
             ends.append(ends[-1] + missing)
         cuts.append(ends[-1])
     return Arrangement(torch.cat(pieces), places, torch.tensor(ends, dtype=torch.int32), cuts[0])
+
+
+def _is_worthwhile(first: int, second: int) -> bool:
+    """Whether halves of so many rows are long enough, and about as long as each other."""
+    return min(first, second) >= FEWEST_ROWS and max(first, second) <= MOST_SHARE * (first + second)
 
 
 def apply_halves(layers: Sequence[nn.Module]) -> None:
@@ -144,10 +151,12 @@ def _cut(hidden: Tensor, cut: int | None, kwargs: Arguments) -> _Cut | None:
     if "cu_seqlens" in kwargs:
         return _cut_pictures(hidden, kwargs)
     is_alone = not any(isinstance(value, Tensor) for value in kwargs.values())
-    first = len(hidden) // 2
-    if hidden.ndim < 3 or not is_alone or first * hidden.shape[1] < FEWEST_ROWS:
+    if hidden.ndim < 3 or not is_alone:
         return None
-    return _Cut(0, (first, len(hidden) - first), (kwargs, kwargs))
+    first, second = len(hidden) // 2, len(hidden) - len(hidden) // 2
+    if not _is_worthwhile(first * hidden.shape[1], second * hidden.shape[1]):
+        return None
+    return _Cut(0, (first, second), (kwargs, kwargs))
 
 
 def _cut_text(hidden: Tensor, cut: int, kwargs: Arguments) -> _Cut:
@@ -173,7 +182,7 @@ def _cut_pictures(hidden: Tensor, kwargs: Arguments) -> _Cut | None:
     """Of `[T, D]`, at the border of two pictures, or windows, that is nearest to the middle."""
     borders, angles, total = kwargs["cu_seqlens"], kwargs["position_embeddings"], len(hidden)
     cut = min(borders.tolist(), key=lambda border: abs(2 * border - total))
-    if min(cut, total - cut) < FEWEST_ROWS:
+    if not _is_worthwhile(cut, total - cut):
         return None
     halves = [
         {
@@ -224,7 +233,9 @@ class _Halves(torch.autograd.Function):
 
         first, second = (list(found) if is_needed else [None, *found] for found in _both(undo))
         grad_hidden = torch.cat([first[0], second[0]], cut.dim) if is_needed else None
-        return None, None, grad_hidden, *(_sum(*pair) for pair in zip(first[1:], second[1:], strict=True))
+        # From the end, and both are let go with their sum: or a layer's gradients would be there three times.
+        sums = [_sum(first.pop(), second.pop()) for _ in weights]
+        return None, None, grad_hidden, *reversed(sums)
 
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
@@ -235,8 +246,11 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 
 def _both(work: Callable[[int], Any]) -> list[Any]:
-    """What the two halves come to, each by a thread."""
-    return list(_threads(os.getpid()).map(work, (0, 1)))
+    """What the two halves come to, by two threads; if one raises, the other has ended too."""
+    pool = _threads(os.getpid())
+    futures = [pool.submit(work, half) for half in (0, 1)]
+    wait(futures)
+    return [future.result() for future in futures]
 
 
 @cache
