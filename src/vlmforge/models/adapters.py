@@ -111,7 +111,7 @@ class _LeanLoraLinear(LoraLinear):
         (name,) = self.active_adapters
         base, dropout, scale = self.base_layer, self.lora_dropout[name], self.scaling[name]
         a, b = self.lora_A[name], self.lora_B[name]
-        # One rank keeps them in the type that is trained.
+        # On one rank nobody else casts them (`weights_cast_by_layers`).
         a_weight, b_weight = (local_tensor(part.get_parameter("weight")).to(x.dtype) for part in (a, b))
         is_shared = any(is_cut(module) for module in (base, a, b))
         if isinstance(dropout, nn.Identity) and not is_shared:
@@ -218,9 +218,10 @@ def is_adapter(parameter_name: str) -> bool:
     return ".lora_A." in parameter_name or ".lora_B." in parameter_name
 
 
-def adapter_weights(model: nn.Module) -> list[nn.Parameter]:
-    """Both matrices of every adapter."""
-    return [parameter for name, parameter in model.named_parameters() if is_adapter(name)]
+def weights_cast_by_layers(model: nn.Module) -> list[nn.Parameter]:
+    """Both matrices of every adapter whose layer computes in the type of its input."""
+    layers = [module for module in model.modules() if isinstance(module, _LeanLoraLinear)]
+    return [weight for layer in layers for part in (layer.lora_A, layer.lora_B) for weight in part.parameters()]
 
 
 def init_adapter(module_name: str, module: nn.Module) -> bool:

@@ -213,11 +213,12 @@ def _chunk_size(module: nn.Module) -> int | None:
     return config.attention_chunk_size if is_chunked else None
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def cut_samples(borders: Tensor, size: int) -> Tensor:
     """`cu_seq_lens` of samples cut into pieces of `size` tokens, each sample's last as long as what is left.
 
-    All layers of a micro-batch ask with the same tensor, and only the first has to wait for a GPU to tell its values.
+    All layers of a micro-batch ask with the same tensor, or the two of its halves, and only the first has to wait for a
+    GPU to tell its values.
     """
     pieces = [
         torch.arange(start, stop, size, dtype=borders.dtype)

@@ -262,8 +262,8 @@ class _Filled:
         return [part.unflatten(0, shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
 
-# All layers of a micro-batch ask the same.
-@lru_cache(maxsize=2)
+# All layers of a micro-batch that see as far ask the same, for one half of its samples or for the other.
+@lru_cache(maxsize=8)
 def _fill_up(borders: tuple[int, ...], num_groups: int) -> _Filled:
     taken, is_own, shapes = [], [], []
     group = torch.arange(num_groups)[:, None]

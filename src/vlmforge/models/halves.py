@@ -1,20 +1,20 @@
 """Layers whose two halves of the samples two threads compute side by side, on a CPU.
 
-Threads that share out one operation wait for each other at the end of each, and what it does
-before and after it is shared out is done by one. With samples of their own, which see nothing of each other, they wait
-once a layer. The layer stays one node of the graph, inside of what shards it: both halves see its weights while they
+Threads that share out one operation wait for each other at the end of each, and what it does before and after it is
+shared out is done by one. With samples of their own, which see nothing of each other, they wait once a layer and
+direction. The layer stays one node of the graph, inside of what shards it: both halves see its weights while they
 are gathered, and their gradients are summed in one order, so that a step gives the same bits each time.
 """
 
-# Shapes: T tokens of all samples, D hidden, N samples, n of them in the first half; t tokens of that half.
+# Shapes: T tokens of all samples, T' with those that fill up, D hidden, N samples or tiles, P patches of a tile.
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from threading import Barrier
 from typing import Any
@@ -22,42 +22,38 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
-from transformers import PreTrainedModel
+
+from vlmforge.parallel.heap import make_room
+from vlmforge.parallel.spread import spread
 
 # Of a half, in tokens or patches: matrix products of fewer rows are slower.
 FEWEST_ROWS = 512
 # Of all rows, in the larger half: where one thread has more, the other waits longer than both would at every operation.
 MOST_SHARE = 0.65
 # The argument that says where the first half of a row of packed samples ends.
-CUT = "halves_cut"
-# In the names of fields that make a layer draw random numbers in training, if they are not 0.
-_DRAWN = ("dropout", "pdrop", "drop_path", "drop_rate", "jitter", "crops_positions")
+MIDDLE = "halves_middle"
+
+# By the argument that holds the borders of samples, or of pictures, that lie end to end: along which dim they do, and
+# what is cut with them.
+_END_TO_END: Mapping[str, tuple[int, frozenset[str]]] = {
+    "cu_seq_lens_q": (1, frozenset({"cu_seq_lens_q", "cu_seq_lens_k", "position_embeddings", "position_ids"})),
+    "cu_seqlens": (0, frozenset({"cu_seqlens", "position_embeddings"})),
+}
 
 Arguments = Mapping[str, Any]
 
 
-def is_steady(model: PreTrainedModel) -> bool:
-    """Whether a forward pass only reads what threads share.
-
-    Layers that drop draw from one generator, and some rotary angles are made anew for a sample longer than any before.
-    """
-    drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
-    return not drops and not any(_is_unsteady(*field) for field in _fields(model.config.to_dict()))
+def is_steady(layers: Iterable[nn.Module]) -> bool:
+    """Whether layers draw no random numbers in training: two threads would draw from one generator, in any order."""
+    return not any(_draws(module) for layer in layers for module in layer.modules())
 
 
-def _is_unsteady(name: str, value: Any) -> bool:
-    if name == "rope_type":
-        return value in ("dynamic", "longrope")
-    return bool(value) and any(word in name for word in _DRAWN)
-
-
-def _fields(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Of a config and of those in it."""
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from _fields(value)
-        else:
-            yield str(name), value
+def _draws(module: nn.Module) -> bool:
+    """Whether a module has a rate of dropout, drop path or jitter; transformers keeps most as plain attributes."""
+    rates = [value for name, value in vars(module).items() if "drop" in name or "jitter" in name]
+    if isinstance(module, nn.Dropout):
+        rates.append(module.p)
+    return any(isinstance(rate, (int, float)) and rate > 0 for rate in rates)
 
 
 @dataclass(frozen=True)
@@ -65,45 +61,53 @@ class Arrangement:
     """A row of packed samples in another order, so that a border of samples is near its middle.
 
     Attributes:
-        taken: `[T']`, which token stands at each place; each half is filled up with the row's first token.
+        taken: `[T']`, which token stands at each place; each half is filled up with copies of the row's last.
         places: `[T]`, where each token stands.
         cu_seq_lens: int32, where samples begin and end; what fills a half up is one more.
-        cut: where the first half ends.
+        max_seq_len: the longest of them.
+        middle: where the first half ends.
     """
 
     taken: Tensor
     places: Tensor
     cu_seq_lens: Tensor
-    cut: int
+    max_seq_len: int
+    middle: int
 
 
 def arrange(cu_seq_lens: Tensor, multiple: int) -> Arrangement | None:
-    """Samples in two halves of about as many tokens, each a multiple of `multiple`; None: there are too few."""
+    """Samples in two halves of about as many tokens, each filled up to a multiple of `multiple`.
+
+    Args:
+        cu_seq_lens: `[N + 1]`, where samples begin and end.
+        multiple: of tokens.
+
+    Returns:
+        None where a half would be too short, or much longer than the other.
+    """
     borders = cu_seq_lens.tolist()
-    halves: tuple[list[int], list[int]] = ([], [])
-    sums = [0, 0]
-    lengths = [end - start for start, end in pairwise(borders)]
-    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
-        half = int(sums[1] < sums[0])
-        halves[half].append(number)
-        sums[half] += lengths[number]
-    if not _is_worthwhile(*sums):
-        return None
+    total = borders[-1]
     pieces: list[Tensor] = []
-    ends = [0]
-    places = torch.empty(borders[-1], dtype=torch.long)
-    cuts: list[int] = []
-    for half in halves:
-        for number in sorted(half):
-            tokens = torch.arange(borders[number], borders[number + 1])
-            places[tokens] = torch.arange(ends[-1], ends[-1] + len(tokens))
-            pieces.append(tokens)
-            ends.append(ends[-1] + len(tokens))
-        if missing := -ends[-1] % multiple:
-            pieces.append(torch.zeros(missing, dtype=torch.long))
-            ends.append(ends[-1] + missing)
-        cuts.append(ends[-1])
-    return Arrangement(torch.cat(pieces), places, torch.tensor(ends, dtype=torch.int32), cuts[0])
+    sizes: list[int] = []
+    for half in spread([end - start for start, end in pairwise(borders)], 2):
+        samples = [torch.arange(borders[number], borders[number + 1]) for number in sorted(half)]
+        size = sum(map(len, samples))
+        if filling := -size % multiple:
+            samples.append(torch.full((filling,), total))
+        pieces += samples
+        sizes.append(size + filling)
+    if not _is_worthwhile(*sizes):
+        return None
+    everything = torch.cat(pieces)
+    lengths = torch.tensor([0, *map(len, pieces)])
+    return Arrangement(
+        taken=everything.clamp(max=total - 1),
+        # What fills up comes last.
+        places=everything.argsort()[:total],
+        cu_seq_lens=lengths.cumsum(0).int(),
+        max_seq_len=int(lengths.max()),
+        middle=sizes[0],
+    )
 
 
 def _is_worthwhile(first: int, second: int) -> bool:
@@ -124,115 +128,109 @@ def apply_halves(layers: Sequence[nn.Module]) -> None:
 
 def _in_halves(layer: nn.Module, inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        cut = kwargs.pop(CUT, None)
-        is_alone = not torch.is_grad_enabled() or any(arg is not None for arg in args)
-        halves = None if is_alone else _cut(hidden_states, cut, kwargs)
-        if halves is None:
+        middle, parts = kwargs.pop(MIDDLE, None), None
+        if torch.is_grad_enabled() and all(arg is None for arg in args):
+            parts = _divide(hidden_states, middle, kwargs)
+        if parts is None:
             return inner(hidden_states, *args, **kwargs)
         weights = [weight for weight in layer.parameters() if weight.requires_grad]
-        return _Halves.apply(lambda half, **own: inner(half, *args, **own), halves, hidden_states, *weights)
+        return _Halves.apply(lambda part, **own: inner(part, *args, **own), parts, hidden_states, *weights)
 
     return forward
 
 
 @dataclass(frozen=True)
-class _Cut:
-    """Where a layer's input is cut, and what else it is called with for each half."""
+class _Parts:
+    """Along which dim a layer's input falls into two, how long they are, and what else each is called with."""
 
     dim: int
     sizes: tuple[int, int]
     arguments: tuple[Arguments, Arguments]
 
 
-def _cut(hidden: Tensor, cut: int | None, kwargs: Arguments) -> _Cut | None:
-    """Both halves of what a layer is called with; None where it does not fall apart."""
-    if "cu_seq_lens_q" in kwargs:
-        return None if cut is None else _cut_text(hidden, cut, kwargs)
-    if "cu_seqlens" in kwargs:
-        return _cut_pictures(hidden, kwargs)
-    is_alone = not any(isinstance(value, Tensor) for value in kwargs.values())
-    if hidden.ndim < 3 or not is_alone:
+def _divide(hidden: Tensor, middle: int | None, kwargs: Arguments) -> _Parts | None:
+    """Both parts of what a layer is called with; None where it has to see it in one piece.
+
+    Args:
+        hidden: `[1, T, D]` of packed text, `[T, D]` of pictures end to end, or `[N, P, D]` of N tiles.
+        middle: of packed text, where it is cut; None: nowhere.
+        kwargs: what else it is called with.
+    """
+    dim, along = next((kind for name, kind in _END_TO_END.items() if name in kwargs), (0, frozenset()))
+    if any(name not in along and not _is_for_all(value) for name, value in kwargs.items()):
         return None
-    first, second = len(hidden) // 2, len(hidden) - len(hidden) // 2
-    if not _is_worthwhile(first * hidden.shape[1], second * hidden.shape[1]):
+    total, num_rows = hidden.shape[dim], hidden.numel() // hidden.shape[-1]
+    if "cu_seqlens" in along:
+        middle = min(kwargs["cu_seqlens"].tolist(), key=lambda border: abs(2 * border - total))
+    elif not along:
+        middle = total // 2 if hidden.ndim == 3 else None
+    if middle is None or not _is_worthwhile(above := num_rows * middle // total, num_rows - above):
         return None
-    return _Cut(0, (first, second), (kwargs, kwargs))
+
+    first, second = (
+        {**kwargs, **{name: _between(name, kwargs[name], dim, *ends) for name in along & kwargs.keys()}}
+        for ends in ((0, middle), (middle, total))
+    )
+    return _Parts(dim, (middle, total - middle), (first, second))
 
 
-def _cut_text(hidden: Tensor, cut: int, kwargs: Arguments) -> _Cut:
-    """Of `[1, T, D]`."""
-    total = hidden.shape[1]
-    angles, positions, borders = (kwargs[name] for name in ("position_embeddings", "position_ids", "cu_seq_lens_q"))
-    halves: list[Arguments] = []
-    for start, end in ((0, cut), (cut, total)):
-        own = borders[(borders >= start) & (borders <= end)] - start
-        halves.append(
-            {
-                **kwargs,
-                "position_embeddings": _map(angles, lambda part, s=start, e=end: part[:, s:e]),
-                "position_ids": None if positions is None else positions[..., start:end],
-                "cu_seq_lens_q": own,
-                "cu_seq_lens_k": own,
-            }
-        )
-    return _Cut(1, (cut, total - cut), (halves[0], halves[1]))
+def _is_for_all(value: Any) -> bool:
+    """Whether an argument says the same of every sample."""
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
-def _cut_pictures(hidden: Tensor, kwargs: Arguments) -> _Cut | None:
-    """Of `[T, D]`, at the border of two pictures, or windows, that is nearest to the middle."""
-    borders, angles, total = kwargs["cu_seqlens"], kwargs["position_embeddings"], len(hidden)
-    cut = min(borders.tolist(), key=lambda border: abs(2 * border - total))
-    if not _is_worthwhile(cut, total - cut):
+def _between(name: str, value: Any, dim: int, start: int, end: int) -> Any:
+    """An argument's part for the tokens from `start` to `end`."""
+    if value is None:
         return None
-    halves = [
-        {
-            **kwargs,
-            "cu_seqlens": borders[(borders >= start) & (borders <= end)] - start,
-            "position_embeddings": _map(angles, lambda part, s=start, e=end: part[s:e]),
-        }
-        for start, end in ((0, cut), (cut, total))
-    ]
-    return _Cut(0, (cut, total - cut), (halves[0], halves[1]))
+    if name.startswith("cu_"):
+        return _borders_between(value, start, end)
+    if isinstance(value, tuple):
+        return tuple(part.narrow(dim, start, end - start) for part in value)
+    return value.narrow(-1 if name == "position_ids" else dim, start, end - start)
 
 
-def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Of a tensor, or of each in a tuple."""
-    return function(value) if isinstance(value, Tensor) else tuple(function(part) for part in value)
+# All layers of a micro-batch ask the same, and what attention makes of borders is kept by their tensor.
+@lru_cache(maxsize=8)
+def _borders_between(borders: Tensor, start: int, end: int) -> Tensor:
+    return borders[(borders >= start) & (borders <= end)] - start
 
 
 class _Halves(torch.autograd.Function):
-    """A layer, whose graph of each half is a thread's own in both directions."""
+    """A layer that two threads compute: its input is cut in two, and so is its graph."""
 
     @staticmethod
-    def forward(ctx: Any, layer: Callable[..., Tensor], cut: _Cut, hidden: Tensor, *weights: nn.Parameter) -> Tensor:
-        """As `hidden`, of which samples are cut along a dim."""
-        inputs = [part.detach().requires_grad_(hidden.requires_grad) for part in hidden.split(cut.sizes, cut.dim)]
+    def forward(ctx: Any, layer: Callable[..., Tensor], parts: _Parts, hidden: Tensor, *weights: Tensor) -> Tensor:
+        """As `hidden`."""
+        inputs = [part.detach().requires_grad_(hidden.requires_grad) for part in hidden.split(parts.sizes, parts.dim)]
 
         def compute(half: int) -> tuple[Tensor, Any]:
             with torch.enable_grad():
-                output = layer(inputs[half], **cut.arguments[half])
+                output = layer(inputs[half], **parts.arguments[half])
             return output.detach(), get_gradient_edge(output) if output.requires_grad else None
 
         state = torch.get_rng_state()
         outputs, ctx.edges = zip(*_both(compute), strict=True)
         assert torch.equal(state, torch.get_rng_state()), "two threads drew from one generator"
-        ctx.cut, ctx.inputs, ctx.weights = cut, inputs, weights
-        return torch.cat(outputs, cut.dim)
+        ctx.parts, ctx.inputs, ctx.weights = parts, inputs, weights
+        make_room()
+        return torch.cat(outputs, parts.dim)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         """Of the input, and of the weights the sum of both halves'."""
-        (cut, inputs, edges), weights = (ctx.cut, ctx.inputs, ctx.edges), ctx.weights
-        ctx.inputs = ctx.edges = ctx.weights = None
-        grads = grad_outputs[0].split(cut.sizes, cut.dim)
+        parts, inputs, edges, weights = ctx.parts, ctx.inputs, ctx.edges, ctx.weights
+        ctx.parts = ctx.inputs = ctx.edges = ctx.weights = None
+        grads = grad_outputs[0].split(parts.sizes, parts.dim)
         is_needed = inputs[0].requires_grad
 
         def undo(half: int) -> Sequence[Tensor | None]:
             sources = [inputs[half], *weights] if is_needed else weights
             return torch.autograd.grad([edges[half]], sources, [grads[half]], allow_unused=True)
 
+        make_room()
         first, second = (list(found) if is_needed else [None, *found] for found in _both(undo))
-        grad_hidden = torch.cat([first[0], second[0]], cut.dim) if is_needed else None
+        grad_hidden = torch.cat([first[0], second[0]], parts.dim) if is_needed else None
         # From the end, and both are let go with their sum: or a layer's gradients would be there three times.
         sums = [_sum(first.pop(), second.pop()) for _ in weights]
         return None, None, grad_hidden, *reversed(sums)
@@ -247,21 +245,21 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 def _both(work: Callable[[int], Any]) -> list[Any]:
     """What the two halves come to, by two threads; if one raises, the other has ended too."""
-    pool = _threads(os.getpid())
+    pool = _threads(os.getpid(), torch.get_num_threads())
     futures = [pool.submit(work, half) for half in (0, 1)]
     wait(futures)
     return [future.result() for future in futures]
 
 
 @cache
-def _threads(pid: int) -> ThreadPoolExecutor:
-    """Two threads of this process, which share out the cores; a child has none of its parent's."""
-    total, everyone = torch.get_num_threads(), Barrier(2)
+def _threads(pid: int, total: int) -> ThreadPoolExecutor:
+    """Two threads of this process, which share out its `total`; a child has none of its parent's."""
+    everyone = Barrier(2)
 
     def start() -> None:
         # The first call lets torch give the thread as many as the process has.
         torch.get_num_threads()
-        torch.set_num_threads(max(1, total // 2))
+        torch.set_num_threads(total // 2)
 
     pool = ThreadPoolExecutor(2, thread_name_prefix="half", initializer=start)
     # Both are there before the number is set back: setting it in one is also what later threads start with.

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from vlmforge.config.schema import IGNORE_INDEX
 from vlmforge.models.attention import VARLEN
 from vlmforge.models.fusion import embed, index_images
-from vlmforge.models.halves import CUT, arrange
+from vlmforge.models.halves import MIDDLE, Arrangement, arrange
 from vlmforge.models.image_types import ImageTensors
 from vlmforge.models.shape import find_family
 from vlmforge.parallel.context import SequenceSplit
@@ -51,7 +51,7 @@ class LossModel(nn.Module):
         split: SequenceSplit | None = None,
         ranks: TensorRanks | None = None,
         kept_in_eval: Sequence[nn.Module] = (),
-        is_halved: bool = False,
+        arranges_halves: bool = False,
     ) -> None:
         """Wrap `model`; its parameters stay its own, under the prefix `model.`.
 
@@ -60,7 +60,7 @@ class LossModel(nn.Module):
             split: the ranks that share each micro-batch's tokens; None: this rank sees them alone.
             ranks: that share the vocabulary; None: this rank has all of it.
             kept_in_eval: modules of it that stay in evaluation mode while the rest trains.
-            is_halved: whether two threads compute its layers (`halves.py`).
+            arranges_halves: whether samples are put in an order whose halves two threads can compute (`halves.py`).
         """
         super().__init__()
         # Not modules of its own: they are inside the model.
@@ -68,7 +68,7 @@ class LossModel(nn.Module):
         self.model = model
         self.split = split
         self.ranks = ranks
-        self.is_halved = is_halved
+        self.arranges_halves = arranges_halves
 
     def train(self, mode: bool = True) -> LossModel:
         """As of every module, but for what stays in evaluation mode."""
@@ -99,7 +99,9 @@ class LossModel(nn.Module):
             loss_weights: `[1, T]` fp32, what each label's loss is multiplied by; None: by one.
         """
         num_slices = 1 if self.split is None else self.split.size
-        padding = -input_ids.shape[1] % (SHAPE_STEP * num_slices)
+        order = arrange(cu_seq_lens, SHAPE_STEP) if self.arranges_halves and torch.is_grad_enabled() else None
+        # Halves are filled up themselves.
+        padding = -input_ids.shape[1] % (SHAPE_STEP * num_slices) if order is None else 0
         if padding:
             # One more sample, that nobody sees and that has no label.
             ends = cu_seq_lens[-1:] + padding
@@ -108,7 +110,7 @@ class LossModel(nn.Module):
             position_ids = torch.cat([position_ids, positions.expand(*position_ids.shape[:-1], -1)], dim=-1)
             input_ids, labels = F.pad(input_ids, (0, padding)), F.pad(labels, (0, padding), value=IGNORE_INDEX)
             loss_weights = None if loss_weights is None else F.pad(loss_weights, (0, padding))
-        hidden_states = self.hidden_states(input_ids, position_ids, cu_seq_lens, max_seq_len, images)
+        hidden_states = self.hidden_states(input_ids, position_ids, cu_seq_lens, max_seq_len, images, order)
         if self.split is not None:
             labels = self.split.take(labels)
             loss_weights = None if loss_weights is None else self.split.take(loss_weights)
@@ -132,6 +134,7 @@ class LossModel(nn.Module):
         cu_seq_lens: Tensor,
         max_seq_len: int,
         images: ImageTensors | None = None,
+        order: Arrangement | None = None,
     ) -> Tensor:
         """`[1, T, D]`: what the final norm gives, samples isolated from each other; with a split, of its slice.
 
@@ -141,10 +144,13 @@ class LossModel(nn.Module):
             cu_seq_lens: `[N + 1]` int32.
             max_seq_len: longest sample.
             images: its pictures.
+            order: in which the layers see its samples; None: as they are.
         """
         borders: dict[str, Any] = {}
+        if order is not None:
+            cu_seq_lens, max_seq_len, borders = order.cu_seq_lens, order.max_seq_len, {MIDDLE: order.middle}
         if self.model.config._attn_implementation == VARLEN:
-            borders = {
+            borders |= {
                 "cu_seq_lens_q": cu_seq_lens,
                 "cu_seq_lens_k": cu_seq_lens,
                 "max_length_q": max_seq_len,
@@ -157,11 +163,9 @@ class LossModel(nn.Module):
         family = find_family(self.model.config)
         decoder = self.model.get_submodule(family.decoder)
         image_index = index_images(self.model, input_ids, images) if family.vision is not None else None
-        order = arrange(cu_seq_lens, SHAPE_STEP) if self.is_halved and torch.is_grad_enabled() else None
         if order is not None:
             input_ids, position_ids = input_ids[:, order.taken], position_ids[..., order.taken]
             image_index = None if image_index is None else image_index[:, order.taken]
-            borders |= {"cu_seq_lens_q": order.cu_seq_lens, "cu_seq_lens_k": order.cu_seq_lens, CUT: order.cut}
         if self.split is not None:
             input_ids, position_ids = self.split.take(input_ids), self.split.take(position_ids, dim=-1)
             image_index = None if image_index is None else self.split.take(image_index)

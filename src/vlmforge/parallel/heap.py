@@ -11,6 +11,7 @@ import functools
 import os
 import platform
 import resource
+from dataclasses import dataclass
 from pathlib import Path
 
 # Of glibc's malloc.h: bytes from which a block is mapped by itself, and how many such blocks there may be; how many
@@ -21,8 +22,9 @@ ARENA_MAX = -8
 TRIM_THRESHOLD = -1
 # Of Linux's mman.h.
 MADV_HUGEPAGE = 14
-# Memory is given back if it is more than this part of what the process holds.
-WORTHWHILE = 0.1
+# Free memory is given back if it is more than this part of what the process holds, and that is nearly the most it held.
+WORTHWHILE = 0.15
+NEARLY = 0.95
 
 
 def keep_free_memory() -> None:
@@ -40,6 +42,7 @@ def keep_free_memory() -> None:
         mallopt(MMAP_THRESHOLD, 12 * 2**20)
         mallopt(ARENA_MAX, 1)
         mallopt(TRIM_THRESHOLD, -1)
+        _heap.besides = _resident_bytes() - _bytes_in_use()
 
 
 def reserve_huge_pages() -> None:
@@ -62,29 +65,62 @@ def reserve_huge_pages() -> None:
         start = -(-block // page) * page
         libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size - page), MADV_HUGEPAGE)
         libc.free(ctypes.c_void_p(block))
+        _heap.is_huge = True
 
 
-def make_room(needed: int) -> None:
-    """Give the heap's free pages to the system before a backward pass, if its gradients would add to what they hold.
+def make_room() -> None:
+    """Give the heap's free pages to the system, if they are much of what the process holds, and that nearly its most.
 
-    A backward pass frees as it goes, but its gradients do not fit into the holes that a forward pass leaves. Pages that
-    are given back have to be filled with zeros again when they are next used, which costs a twentieth of a step.
-
-    Args:
-        needed: bytes of the gradients that it makes.
+    A backward pass frees as it goes, but its gradients do not fit into the holes that a forward pass leaves, nor into
+    those of two threads that take from one heap in an order that is no two runs' the same. Where less is held than
+    before, pages stay: they have to be filled with zeros again when they are next used, 0.1 seconds for 400 MiB.
     """
-    if not _is_ours():
+    if not _is_ours() or _heap.is_huge:
         return
+    resident = _resident_bytes()
+    _heap.most = max(_heap.most, resident)
+    if resident < NEARLY * _heap.most:
+        return
+    # Malloc counts what is in use by going through all that is free, which takes milliseconds.
+    in_use = _bytes_in_use()
+    if resident - in_use - _heap.besides > WORTHWHILE * resident:
+        ctypes.CDLL(None).malloc_trim(0)
+        _heap.besides = _resident_bytes() - in_use
+
+
+@dataclass
+class _Heap:
+    """What is known of this process' heap.
+
+    Attributes:
+        besides: resident bytes that are not in use by who asked malloc for them, when no free page was resident:
+            libraries, kernels, threads.
+        most: resident bytes when it was asked to make room.
+        is_huge: whether it has huge pages.
+    """
+
+    besides: int = 0
+    most: int = 0
+    is_huge: bool = False
+
+
+_heap = _Heap()
+
+
+def _bytes_in_use() -> int:
+    """What has been asked for and not been freed."""
     libc = ctypes.CDLL(None)
     libc.mallinfo2.restype = _MallocInfo
-    free = libc.mallinfo2().fordblks
-    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    if min(free, needed) > WORTHWHILE * resident:
-        libc.malloc_trim(0)
+    info = libc.mallinfo2()
+    return info.uordblks + info.hblkhd
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class _MallocInfo(ctypes.Structure):
-    """Glibc's mallinfo2: in `fordblks`, bytes of the heap that are free, those too whose pages were given back."""
+    """Glibc's mallinfo2: in `uordblks` bytes of the heap in use, in `hblkhd` those of blocks mapped by themselves."""
 
     _names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
     _fields_ = [(name, ctypes.c_size_t) for name in _names.split()]

@@ -134,8 +134,11 @@ def list_runs(sample: ShownSample) -> Iterator[Run]:
     kinds: list[tuple[str, bool, str]] = []
     at = 0
     for piece in sample.pieces:
-        kind = "image" if piece.image else "special" if sample.special[at] else "text"
-        text = f"[{describe_image(sample.images[piece.image - 1], piece.image)}]" if piece.image else piece.text
+        kind, text = "special" if sample.special[at] else "text", piece.text
+        if piece.image:
+            image = sample.images[piece.image - 1]
+            # The end of its path: what tells two of a sample apart.
+            kind, text = "image", f"[{describe_image(image, piece.image)}: {image.name.rpartition('/')[2]}]"
         kinds.append((kind, bool(sample.weights[at] != 0), text))
         at += piece.num_tokens
     for (kind, is_trained), run in groupby(kinds, key=lambda entry: entry[:2]):

@@ -22,7 +22,7 @@ from vlmforge.data.loader import StepBatch, TrainLoader, build_train_loader
 from vlmforge.data.mixture import Lengths
 from vlmforge.errors import CheckpointError, Problem
 from vlmforge.generate.load import stop_ids
-from vlmforge.models.adapters import adapter_weights
+from vlmforge.models.adapters import weights_cast_by_layers
 from vlmforge.models.build import (
     TORCH_DTYPES,
     build_on_meta,
@@ -235,12 +235,13 @@ def build_root(config: Config, world: World) -> LossModel:
         if experts is not None and experts.weight_mesh is not None:
             apart.append(Apart(moved, experts.weight_mesh))
     frozen = find_frozen_towers(model) if config.stage.frozen_in_eval else []
+    in_halves = _may_halve(model, config, world)
     root = LossModel(
         model,
         world.sequence_split(),
         ranks=ranks if ranks.size > 1 else None,
         kept_in_eval=frozen,
-        is_halved=_is_halved(model, config, world),
+        arranges_halves=in_halves,
     )
     precision = config.parallelism
     apply_fsdp(
@@ -251,11 +252,11 @@ def build_root(config: Config, world: World) -> LossModel:
         param_dtype=TORCH_DTYPES[precision.param_dtype],
         reduce_dtype=TORCH_DTYPES[precision.reduce_dtype],
         is_offloaded=precision.cpu_offload,
-        cast_by_layers=adapter_weights(model),
+        cast_by_layers=weights_cast_by_layers(model),
     )
     if precision.compile:
         apply_compile(find_text_layers(model))
-    if root.is_halved:
+    if in_halves:
         apply_halves(find_layers(model))
     materialise(model, config, world.device, SafetensorsReader())
     return root.train()
@@ -269,12 +270,13 @@ def _apply_kernels(model: PreTrainedModel, config: Config) -> None:
         apply_lean(model)
 
 
-def _is_halved(model: PreTrainedModel, config: Config, world: World) -> bool:
-    """Whether two threads of this rank may go through a layer at once, and no other rank waits for what is in it."""
+def _may_halve(model: PreTrainedModel, config: Config, world: World) -> bool:
+    """Whether two threads of this rank may go through a layer at once: no other rank waits for what is in it."""
     axes, layout = world.axes, config.parallelism
-    is_alone = axes.tp == axes.cp == axes.ep == 1 and not layout.compile and layout.recompute == "none"
-    is_alone &= config.model.attention == "varlen" and is_steady(model)
-    return is_alone and world.device.type == "cpu" and torch.get_num_threads() > 1
+    is_whole = axes.tp == axes.cp == axes.ep == 1 and config.model.attention == "varlen"
+    # What computes a layer again keeps its state by thread, and a compiler does not look into threads.
+    is_plain = layout.recompute == "none" and not layout.compile and is_steady(find_layers(model))
+    return is_whole and is_plain and world.device.type == "cpu" and torch.get_num_threads() % 2 == 0
 
 
 def _build_ranks(world: World) -> tuple[TensorRanks, ExpertRanks | None]:
