@@ -86,6 +86,12 @@ class MemoryShortage(TrainingError):
     is_on_every_rank = False
 
 
+class FullDisk(TrainingError):
+    """One rank could not write; the others may have other disks, or write nothing."""
+
+    is_on_every_rank = False
+
+
 def nearest(word: str, choices: Iterable[str], limit: int = 3) -> list[str]:
     """The choices most like `word`, best first; empty when nothing is near."""
     return difflib.get_close_matches(word, list(choices), n=limit, cutoff=0.6)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from vlmforge.checkpoint import store
 from vlmforge.checkpoint.steps import list_steps, step_folder
 from vlmforge.checkpoint.store import SafetensorsReader, read_state, save_step
 from vlmforge.config.derived import Axes
@@ -33,6 +34,19 @@ def test_what_was_saved_is_read_and_nothing_is_pickled(tmp_path: Path) -> None:
     assert read_state(folder) == {"step": 7}
     read = {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
     SafetensorsReader().read(folder, read)
+    assert all(torch.equal(read[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.usefixtures("_world")
+def test_a_large_state_is_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "FILE_BYTES", 100)
+    # Of 80, 40, 60 and 400 bytes.
+    tensors = {name: torch.randn(size) for name, size in (("a", 20), ("b", 10), ("c", 15), ("d", 100))}
+    save_step(tmp_path, 1, tensors, {})
+    files = sorted(step_folder(tmp_path, 1).glob("*.safetensors"))
+    assert [sorted(load_file(file)) for file in files] == [["a"], ["b", "c"], ["d"]]
+    read = {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
+    SafetensorsReader().read(step_folder(tmp_path, 1), read)
     assert all(torch.equal(read[name], tensors[name]) for name in tensors)
 
 

@@ -173,6 +173,11 @@ def test_an_arrangement_has_every_sample_whole_and_two_halves_about_as_long(leng
     assert found.taken[found.places].tolist() == list(range(sum(lengths)))
     assert min(found.middle, total - found.middle) >= 100
     assert max(found.middle, total - found.middle) <= 0.65 * total
+    if multiple == 1:
+        sums = {0}
+        for length in lengths:
+            sums |= {length + other for other in sums}
+        assert abs(total - 2 * found.middle) == min(abs(total - 2 * other) for other in sums)
     assert found.middle % multiple == 0
     assert total % multiple == 0
     ends = found.cu_seq_lens.tolist()

@@ -23,12 +23,17 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from vlmforge.checkpoint.steps import STATE_FILE, STEP_PREFIX, list_steps, step_folder
 from vlmforge.errors import CheckpointError, Problem
+from vlmforge.parallel.tensor import local_tensor
+
+# Of one file of one rank. What is in a file is copied twice before it is written.
+FILE_BYTES = 512 * 2**20
 
 
 def save_step(checkpoints: Path, step: int, tensors: Mapping[str, Tensor], small: Mapping[str, Any]) -> Path:
@@ -39,6 +44,9 @@ def save_step(checkpoints: Path, step: int, tensors: Mapping[str, Tensor], small
         step: optimizer steps done.
         tensors: sharded or whole, by names that do not depend on the mesh.
         small: JSON values; rank 0's are written, last.
+
+    Raises:
+        OSError: a file of some rank cannot be written.
     """
     target = step_folder(checkpoints, step)
     if step in list_steps(checkpoints):
@@ -50,7 +58,13 @@ def save_step(checkpoints: Path, step: int, tensors: Mapping[str, Tensor], small
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     dist.barrier()
-    write_tensors(partial, tensors)
+    try:
+        write_tensors(partial, tensors)
+    except OSError:
+        if _is_main():
+            # What is there of it may be what fills the disk.
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
     dist.barrier()
     if _is_main():
         (partial / STATE_FILE).write_text(json.dumps(dict(small), indent=2))
@@ -105,9 +119,31 @@ def drop_after(checkpoints: Path, step: int) -> None:
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors, every rank its own shards; a collective."""
-    with _quiet():
-        dcp_save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    """Write tensors as safetensors, every rank its own shards; a collective.
+
+    Raises:
+        OSError: a file of some rank cannot be written.
+    """
+    try:
+        with _quiet():
+            writer = HuggingFaceStorageWriter(str(folder), _deal_to_files(tensors), save_distributed=True)
+            dcp_save(dict(tensors), storage_writer=writer)
+    except CheckpointException as error:
+        # Which is no Exception, and raised on every rank: what the first one met is.
+        raise next(failure for failure, _ in error.failures.values()) from error
+
+
+def _deal_to_files(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """In which file of each rank a tensor is written, counted from 1; torch takes rank 0's word for all."""
+    numbers: dict[str, int] = {}
+    number, size = 1, 0
+    for name, tensor in tensors.items():
+        own = local_tensor(tensor).nbytes
+        if size > 0 and size + own > FILE_BYTES:
+            number, size = number + 1, 0
+        numbers[name] = number
+        size += own
+    return numbers
 
 
 class SafetensorsReader:

@@ -7,12 +7,12 @@ long, because ranks wait for each other in every micro-batch.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 
-from vlmforge.data.pack import pack_best_fit
+from vlmforge.data.pack import longest_first, pack_best_fit
 from vlmforge.data.sample import Row, count_row_tokens
-from vlmforge.parallel.spread import longest_first, spread
 
 
 def deal(
@@ -71,7 +71,7 @@ def deal_by_tokens(rows: Sequence[Row], data_rank: int, num_data_ranks: int, max
     lengths = [count_row_tokens(row) for row in rows]
     full = pack_best_fit(lengths, max_tokens)
     num_hands = max(1, math.ceil(len(full) / num_data_ranks)) * num_data_ranks
-    hands = spread(lengths, num_hands)
+    hands = _spread(lengths, num_hands)
     if max(_tokens(hand, lengths) for hand in hands) > max_tokens:
         # Equal hands are too long where lengths hardly fit together; the full ones hold, and need no more hands.
         hands = full + [[] for _ in range(num_hands - len(full))]
@@ -80,6 +80,17 @@ def deal_by_tokens(rows: Sequence[Row], data_rank: int, num_data_ranks: int, max
     laps = [hands[start : start + num_data_ranks] for start in range(0, num_hands, num_data_ranks)]
     mine = [lap[data_rank if number % 2 == 0 else -1 - data_rank] for number, lap in enumerate(laps)]
     return [[rows[k] for k in sorted(hand)] for hand in mine]
+
+
+def _spread(lengths: Sequence[int], num_hands: int) -> list[list[int]]:
+    """Rows over hands of about equally many tokens: longest first, each to the hand with the fewest."""
+    hands: list[list[int]] = [[] for _ in range(num_hands)]
+    fewest = [(0, number) for number in range(num_hands)]
+    for k in longest_first(lengths):
+        tokens, number = fewest[0]
+        hands[number].append(k)
+        heapq.heapreplace(fewest, (tokens + lengths[k], number))
+    return hands
 
 
 def _tokens(hand: Sequence[int], lengths: Sequence[int]) -> int:

@@ -11,7 +11,6 @@ import bisect
 from collections.abc import Callable, Mapping, Sequence
 
 from vlmforge.data.blend import permute
-from vlmforge.parallel.spread import longest_first
 
 Pack = Callable[[Sequence[int], int], list[list[int]]]
 
@@ -68,6 +67,11 @@ def pack_knapsack(lengths: Sequence[int], seq_len: int) -> list[list[int]]:
 
 
 PACKINGS: Mapping[str, Pack] = {"best_fit": pack_best_fit, "knapsack": pack_knapsack}
+
+
+def longest_first(lengths: Sequence[int]) -> list[int]:
+    """Positions of the lengths; of equal ones the first comes first."""
+    return sorted(range(len(lengths)), key=lambda position: (-lengths[position], position))
 
 
 def _in_order(rows: Sequence[list[int]]) -> list[list[int]]:

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from vlmforge.parallel.heap import make_room
-from vlmforge.parallel.spread import spread
 
 # Of a half, in tokens or patches: matrix products of fewer rows are slower.
 FEWEST_ROWS = 512
@@ -89,8 +88,8 @@ def arrange(cu_seq_lens: Tensor, multiple: int) -> Arrangement | None:
     total = borders[-1]
     pieces: list[Tensor] = []
     sizes: list[int] = []
-    for half in spread([end - start for start, end in pairwise(borders)], 2):
-        samples = [torch.arange(borders[number], borders[number + 1]) for number in sorted(half)]
+    for half in _halve([end - start for start, end in pairwise(borders)]):
+        samples = [torch.arange(borders[number], borders[number + 1]) for number in half]
         size = sum(map(len, samples))
         if filling := -size % multiple:
             samples.append(torch.full((filling,), total))
@@ -108,6 +107,21 @@ def arrange(cu_seq_lens: Tensor, multiple: int) -> Arrangement | None:
         max_seq_len=int(lengths.max()),
         middle=sizes[0],
     )
+
+
+def _halve(lengths: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Positions of lengths whose sum is as near to half of all as any is, from below, and of the others."""
+    # Of the number after k lengths, bit s is set if some of them have the sum s.
+    reached = [1]
+    for length in lengths:
+        reached.append(reached[-1] | reached[-1] << length)
+    left = (reached[-1] & (1 << sum(lengths) // 2 + 1) - 1).bit_length() - 1
+    halves: tuple[list[int], list[int]] = ([], [])
+    for k in reversed(range(len(lengths))):
+        is_taken = not reached[k] >> left & 1
+        halves[not is_taken].append(k)
+        left -= lengths[k] * is_taken
+    return halves[0][::-1], halves[1][::-1]
 
 
 def _is_worthwhile(first: int, second: int) -> bool:

@@ -99,8 +99,8 @@ class LossModel(nn.Module):
             loss_weights: `[1, T]` fp32, what each label's loss is multiplied by; None: by one.
         """
         num_slices = 1 if self.split is None else self.split.size
-        order = arrange(cu_seq_lens, SHAPE_STEP) if self.arranges_halves and torch.is_grad_enabled() else None
-        # Halves are filled up themselves.
+        order = arrange(cu_seq_lens, SHAPE_STEP // 2) if self.arranges_halves and torch.is_grad_enabled() else None
+        # Halves are filled up themselves, each to half a step.
         padding = -input_ids.shape[1] % (SHAPE_STEP * num_slices) if order is None else 0
         if padding:
             # One more sample, that nobody sees and that has no label.

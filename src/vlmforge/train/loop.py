@@ -33,6 +33,7 @@ from vlmforge.parallel.heap import reserve_huge_pages
 from vlmforge.parallel.mesh import World, open_world
 from vlmforge.parallel.reduce import any_rank
 from vlmforge.parallel.watch import at_step, doing
+from vlmforge.train.full_disk import tell_full_disk
 from vlmforge.train.interrupt import Stopped, watch_signals
 from vlmforge.train.lost import settle_lost
 from vlmforge.train.optimizer import learning_rates
@@ -72,7 +73,8 @@ def train(config: Config, sizes: BatchSizes) -> int:
             )
             _say(world, f"{done}; run.name=NAME starts a new run")
             return EXIT_OK
-        with Progress(total_steps, every_steps=config.logging.every_steps, enabled=world.is_main) as progress:
+        shown = Progress(total_steps, every_steps=config.logging.every_steps, enabled=world.is_main)
+        with tell_full_disk(run.checkpoints), shown as progress:
             with tell_shortage(config, world, "load", "loading the model"), doing("loading", waits=False):
                 session = open_session(
                     config, sizes, world, run, tokenizer, image_rule, total_steps, progress, lengths, wish
