@@ -43,6 +43,8 @@ def test_the_commands_of_the_guide_work(folder, capsys):
             assert main(command.split()) == 0, command
     out = capsys.readouterr().out
     assert "captions  70.0% of the samples" in out
+    # On the terminal too, which of the pictures it is.
+    assert re.search(r"\[image 1: 460 x 160 pixels, .*\d+ tokens: green\.png\]", out)
     page = (folder / "preview.html").read_text()
     assert page.count("<figure>") == page.count('data-image="1"') > 0
     assert "5 x 1 tiles and the whole" in page

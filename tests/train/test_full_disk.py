@@ -8,7 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from tests.support.runs import ROOT, environment, write_recipe
+
+from vlmforge.errors import FullDisk
+from vlmforge.train.full_disk import tell_full_disk
 
 WORDS = ["train", "recipe=short.yaml", "stage.max_steps=3", "checkpointing.every_steps=1", "run.name=one"]
 
@@ -42,3 +47,18 @@ def test_a_run_whose_disk_is_full_says_so_and_goes_on_when_there_is_room(tmp_pat
     done = train(tmp_path, mesh)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "one" / "metrics.jsonl").read_text().count("\n") == 3
+
+
+def test_a_file_of_an_export_that_does_not_fit_is_told_too(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(FullDisk, match="it goes on from the start"), tell_full_disk(tmp_path / "checkpoints"):
+            save_file({"w": torch.zeros(1000)}, tmp_path / "model.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_other_errors_of_files_stay_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), tell_full_disk(tmp_path):
+        (tmp_path / "none").read_text()

@@ -60,15 +60,16 @@ def save_step(checkpoints: Path, step: int, tensors: Mapping[str, Tensor], small
     dist.barrier()
     try:
         write_tensors(partial, tensors)
+        dist.barrier()
+        if _is_main():
+            (partial / STATE_FILE).write_text(json.dumps(dict(small), indent=2))
+            _flush_to_disk(partial)
     except OSError:
         if _is_main():
             # What is there of it may be what fills the disk.
             shutil.rmtree(partial, ignore_errors=True)
         raise
-    dist.barrier()
     if _is_main():
-        (partial / STATE_FILE).write_text(json.dumps(dict(small), indent=2))
-        _flush_to_disk(partial)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
     dist.barrier()

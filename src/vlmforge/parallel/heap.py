@@ -95,7 +95,7 @@ class _Heap:
     Attributes:
         besides: resident bytes that are not in use by who asked malloc for them, when no free page was resident:
             libraries, kernels, threads.
-        most: resident bytes when it was asked to make room.
+        most: that were resident, all in all, whenever it was asked to make room.
         is_huge: whether it has huge pages.
     """
 

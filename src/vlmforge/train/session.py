@@ -274,7 +274,7 @@ def _may_halve(model: PreTrainedModel, config: Config, world: World) -> bool:
     """Whether two threads of this rank may go through a layer at once: no other rank waits for what is in it."""
     axes, layout = world.axes, config.parallelism
     is_whole = axes.tp == axes.cp == axes.ep == 1 and config.model.attention == "varlen"
-    # What computes a layer again keeps its state by thread, and a compiler does not look into threads.
+    # torch's checkpoint keeps its hooks by thread, and a compiler does not look into one.
     is_plain = layout.recompute == "none" and not layout.compile and is_steady(find_layers(model))
     return is_whole and is_plain and world.device.type == "cpu" and torch.get_num_threads() % 2 == 0
 
